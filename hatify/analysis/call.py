@@ -1,0 +1,135 @@
+"""An operator call as a rule sees it: arguments by their schema names, shapes, and supports."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.fx import Node
+
+from hatify.analysis.effect import Argument, Effect
+from hatify.analysis.support import Support, has_variables, live
+from hatify.analysis.variables import Variables
+
+Rule: TypeAlias = "Callable[[Call], Effect]"
+Rules: TypeAlias = Mapping[Any, Rule]
+
+
+def shape_of(value: object) -> tuple[int, ...]:
+    """The shape of a captured tensor; a dynamic dimension has its size in the example."""
+    assert isinstance(value, torch.Tensor)
+    return tuple(concrete(size) for size in value.shape)
+
+
+def concrete(size: int | torch.SymInt) -> int:
+    """A size as in the example inputs."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+def is_tensor(node: object) -> bool:
+    return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def is_parameter(node: object) -> bool:
+    """Whether a node reads a parameter of the model."""
+    return isinstance(node, Node) and node.op == "get_attr" and node.meta.get("role") == "parameter"
+
+
+class Call:
+    """One `call_function` node, for a rule.
+
+    `call["weight"]` is the argument of that name (its default where the call leaves it out); `call.support(node)`
+    the support of an operand; `call.shape(node)` its shape; `call.fresh(n)` n new features written by this call.
+    """
+
+    def __init__(self, node: Node, supports: Mapping[Node, Any], variables: Variables) -> None:
+        self.node = node
+        self.variables = variables
+        self._supports = supports
+        self._arguments = arguments_of(node)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arguments.get(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arguments
+
+    @property
+    def operands(self) -> tuple[Node, ...]:
+        """The tensor operands, in order, each once."""
+        return tuple(n for n in self.node.all_input_nodes if is_tensor(n) or isinstance(self._supports.get(n), tuple))
+
+    @property
+    def results(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the results."""
+        value = self.node.meta.get("val")
+        values = value if isinstance(value, tuple | list) else [value]
+        return tuple(shape_of(v) if isinstance(v, torch.Tensor) else () for v in values)
+
+    @property
+    def result_shape(self) -> tuple[int, ...]:
+        return self.results[0]
+
+    def shape(self, node: Node) -> tuple[int, ...]:
+        return shape_of(node.meta["val"])
+
+    def support(self, node: Node) -> Support:
+        support = self._supports[node]
+        assert isinstance(support, np.ndarray), f"{node} returns several tensors"
+        return self.variables.find(support)
+
+    def supports(self, node: Node) -> tuple[Support, ...]:
+        """The supports of a node that returns several tensors."""
+        support = self._supports[node]
+        return tuple(self.variables.find(s) for s in support)
+
+    def fresh(self, size: int) -> npt.NDArray[np.int64]:
+        return self.variables.fresh(size, self.node)
+
+    def has_features(self, node: Node) -> bool:
+        return has_variables(self.support(node)) and self.variables.has_features(self.support(node))
+
+    def dimension(self, name: str, node: Node) -> int:
+        """An argument that names a dimension, counted from the front."""
+        return int(self[name]) % max(len(self.shape(node)), 1)
+
+    def live(self, **parts: Any) -> Effect:
+        """Nothing is known of the results."""
+        value = self.node.meta.get("val")
+        several = isinstance(value, tuple | list)
+        supports = tuple(live(len(shape)) for shape in self.results)
+        return Effect(supports if several else supports[0], **parts)
+
+
+def arguments_of(node: Node) -> dict[str, Any]:
+    """A node's arguments by their names in the operator's schema, defaults filled in."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {f"argument_{i}": value for i, value in enumerate(node.args)} | dict(node.kwargs)
+    arguments: dict[str, Any] = {}
+    for position, argument in enumerate(node.target._schema.arguments):
+        if position < len(node.args) and not argument.kwarg_only:
+            arguments[argument.name] = node.args[position]
+        elif argument.name in node.kwargs:
+            arguments[argument.name] = node.kwargs[argument.name]
+        elif argument.has_default_value():
+            arguments[argument.name] = argument.default_value
+    return arguments
+
+
+def locations(node: Node) -> Iterator[tuple[Argument, Any]]:
+    """Every argument of a node with its location, the elements of lists one by one."""
+    for name, value in arguments_of(node).items():
+        if isinstance(value, list | tuple) and any(isinstance(v, Node) for v in value):
+            for index, element in enumerate(value):
+                yield Argument(name, index), element
+        else:
+            yield Argument(name), value
+
+
+def is_selection(node: Node) -> bool:
+    """Whether a node picks one of several results."""
+    return node.target is operator.getitem and not is_tensor(node.args[0])

@@ -1,0 +1,67 @@
+"""Which dead entries are certainly zero, and which are never read.
+
+`certain`: where a feature's mask is zero, the tensor's entries of that feature are zero.
+`covered`: where a feature's mask is zero, the tensor's entries of that feature reach no output (the theorem's
+second half): every user multiplies them with a certain zero, or passes them on to features that are covered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch.fx import Graph, Node
+
+from hatify.analysis.effect import Effect
+from hatify.analysis.gates import Placement
+from hatify.analysis.supports import Inference
+
+
+@dataclass(frozen=True)
+class Coverage:
+    certain: frozenset[Node]
+    covered: frozenset[Node]
+
+
+def find_coverage(graph: Graph, inference: Inference, gates: Mapping[Node, Placement]) -> Coverage:
+    certain = _certain(graph, inference, gates)
+    covered: set[Node] = set(certain)
+    for node in reversed(graph.nodes):
+        if node.users and all(_covers(user, node, inference.effects, certain, covered) for user in node.users):
+            covered.add(node)
+    return Coverage(frozenset(certain), frozenset(covered))
+
+
+def _certain(graph: Graph, inference: Inference, gates: Mapping[Node, Placement]) -> set[Node]:
+    certain: set[Node] = set()
+
+    def holds(node: Node) -> bool:
+        return node in certain or not inference.has_features(node)
+
+    for node in graph.nodes:
+        effect = inference.effects.get(node)
+        if node in gates:
+            certain.add(node)
+        elif effect is not None and effect.keeps_zero:
+            if any(n in certain and inference.has_features(n) for n in effect.factors):
+                certain.add(node)
+            elif effect.flows and all(holds(n) for n in effect.flows):
+                certain.add(node)
+    return certain
+
+
+def _covers(
+    user: Node, node: Node, effects: Mapping[Node, Effect], certain: set[Node], covered: set[Node]
+) -> bool:
+    """Whether `user` lets no dead entry of `node` (not certain to be zero) reach an output."""
+    effect = effects.get(user)
+    if effect is None:
+        return False
+    if node in effect.reads:
+        return False
+    if node in effect.pairs:
+        return any(n in certain for n in effect.pairs if n is not node)
+    if node in effect.factors:
+        others = [n for n in effect.factors if n is not node]
+        return user in covered or any(n in certain for n in others)
+    return node in effect.flows and user in covered

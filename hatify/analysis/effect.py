@@ -1,0 +1,87 @@
+"""What a rule says about one operator call: its result's support, and the part that each operand plays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch.fx import Node
+
+from hatify.analysis.support import Support
+
+
+class Argument(NamedTuple):
+    """Where an operand stands in a call: its name in the operator's schema and, in a list, its index."""
+
+    name: str
+    index: int | None = None
+
+
+RESULT = Argument("the result")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A mask folded into a call: the operands that it multiplies.
+
+    ids: the feature of each entry of the mask.
+    slots: for each operand (or the RESULT), the shape in which the mask is multiplied with it. An operand that is
+        absent from the call (a norm without affine parameters) is replaced by the mask itself.
+    """
+
+    ids: npt.NDArray[np.int64]
+    slots: dict[Argument, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One side of a lock: an entry is locked only where the feature of *every* factor is taken.
+
+    ids: broadcastable to the parameter, behind `rows` leading dimensions: the entry is used with each of the rows.
+    side: "input" holds only if the zeros of `node` are certain, "output" only if they are or nobody reads its dead
+        entries, "always" holds by the operator itself.
+    """
+
+    ids: npt.NDArray[np.int64]
+    side: Literal["input", "output", "always"]
+    node: Node
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Use:
+    """A parameter's part in a call. No factors: every entry is needed by every task."""
+
+    argument: Argument
+    factors: tuple[Factor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The transfer function of one call.
+
+    result: the support of the result (a tuple where the operator returns several tensors).
+    flows: operands whose features are the result's features; the result is zero where all of them are, unless
+        `keeps_zero` is False (f(0) != 0).
+    factors: operands whose features are the result's features; the result is zero where any of them is.
+    reads: operands whose dead entries would reach other entries of the result: they must be zero.
+    pairs: operands contracted with each other over coupled features: one of them must be zero.
+    gates: how this call can be made zero at no cost to the activations.
+    uses: the parameters that the call takes, with what locks them.
+    per_task: operands kept once a task (affine parameters and statistics of norms).
+
+    An operand in no list is read as it is, and everything that it depends on counts as live.
+    """
+
+    result: Support | tuple[Support, ...]
+    flows: tuple[Node, ...] = ()
+    factors: tuple[Node, ...] = ()
+    reads: tuple[Node, ...] = ()
+    pairs: tuple[Node, ...] = ()
+    keeps_zero: bool = True
+    gates: tuple[Gate, ...] = ()
+    uses: tuple[Use, ...] = ()
+    per_task: tuple[Argument, ...] = ()
+    known: bool = field(default=True)

@@ -1,0 +1,85 @@
+"""Backward pass: where a mask must be applied.
+
+A tensor is *demanded* where someone reads its dead entries. The demand is met as far upstream as zeros survive and
+as cheaply as possible: by a parameter, by a weighted call that folds the mask into its weights, and only where zeros
+would be lost on the way (after a sigmoid, a sum with a live tensor) by a multiplication of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from torch.fx import Graph, Node
+
+from hatify.analysis.call import is_selection
+from hatify.analysis.supports import Inference
+
+Placement = Literal["folded", "multiplied"]
+
+
+def place_gates(graph: Graph, inference: Inference) -> dict[Node, Placement]:
+    """The nodes whose result must be gated, and how, in graph order."""
+    possible = _possible(graph, inference)
+    demanded = {n for n in graph.output_node().all_input_nodes if inference.has_features(n)}
+    placed: dict[Node, Placement] = {}
+    for node in reversed(graph.nodes):
+        if node in demanded:
+            placement, upstream = _meet(node, inference, possible)
+            if placement:
+                placed[node] = placement
+            demanded.update(n for n in upstream if inference.has_features(n))
+        demanded.update(_demands_of(node, inference, possible))
+    return {node: placed[node] for node in graph.nodes if node in placed}
+
+
+def _demands_of(node: Node, inference: Inference, possible: set[Node]) -> Iterable[Node]:
+    """What a call reads whatever becomes of its own result."""
+    effect = inference.effects.get(node)
+    if effect is None:
+        return ()
+    pairs = [n for n in effect.pairs if inference.has_features(n)]
+    reads = [n for n in effect.reads if inference.has_features(n)]
+    return [*reads, *sorted(pairs, key=lambda n: n not in possible)[:1]]
+
+
+def _meet(node: Node, inference: Inference, possible: set[Node]) -> tuple[Placement | None, tuple[Node, ...]]:
+    """How a demand is met: a gate at this node, or demands on its operands."""
+    effect = inference.effects.get(node)
+    if effect is None:
+        return "multiplied", ()
+    if effect.keeps_zero and effect.factors and (factor := _cheapest(effect.factors, inference, possible)):
+        return None, (factor,)
+    flows = [n for n in effect.flows if inference.has_features(n)]
+    if is_selection(node) and flows[0] not in possible:
+        return "multiplied", ()  # several results cannot be multiplied at once
+    if effect.keeps_zero and flows and (len(flows) == 1 or all(n in possible for n in flows)):
+        if effect.gates and flows[0] not in possible:
+            return "folded", ()
+        return None, tuple(flows)
+    return ("folded", ()) if effect.gates else ("multiplied", ())
+
+
+def _cheapest(factors: tuple[Node, ...], inference: Inference, possible: set[Node]) -> Node | None:
+    """A factor that can be zero for free; a parameter first, since it is smallest."""
+    free = [n for n in factors if n in possible and inference.has_features(n)]
+    return min(free, key=lambda n: n.op != "get_attr", default=None)
+
+
+def _possible(graph: Graph, inference: Inference) -> set[Node]:
+    """The nodes that can be made zero under a mask with no multiplication of an activation."""
+    possible: set[Node] = set()
+    for node in graph.nodes:
+        effect = inference.effects.get(node)
+        if effect is None:
+            free = node.op == "get_attr"
+        elif effect.gates:
+            free = True
+        elif effect.factors:
+            free = effect.keeps_zero and any(n in possible for n in effect.factors)
+        else:
+            flows = [n for n in effect.flows if inference.has_features(n)]
+            free = effect.keeps_zero and bool(flows) and all(n in possible for n in flows)
+        if free:
+            possible.add(node)
+    return possible

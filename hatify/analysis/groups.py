@@ -1,0 +1,101 @@
+"""Mask groups: the gated features, coupled ones as one, in sets that a person would point at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+import numpy.typing as npt
+from torch.fx import Node
+
+from hatify.analysis.call import is_parameter, locations
+from hatify.analysis.support import FIRST_VARIABLE, LIVE, ZERO, Support
+from hatify.analysis.supports import Inference
+from hatify.analysis.variables import Space
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One mask group. `start`: the position of its first feature among all features.
+
+    `members`: the module paths that write or read the group, in graph order.
+    """
+
+    name: str
+    start: int
+    num_features: int
+    members: tuple[str, ...]
+
+
+class Features:
+    """Positions of the gated features among all features, group by group.
+
+    Behind the last feature stand two constants: `live` (never masked) and `zero` (always masked).
+    """
+
+    def __init__(self, inference: Inference, groups: Iterable[npt.NDArray[np.int64]]) -> None:
+        self._variables = inference.variables
+        ordered = list(groups)
+        self.count = sum(len(roots) for roots in ordered)
+        self.live, self.zero = self.count, self.count + 1
+        self._position: dict[int, int] = {LIVE: self.live, ZERO: self.zero}
+        for position, root in enumerate(root for roots in ordered for root in roots.tolist()):
+            self._position[root] = position
+
+    def positions(self, support: Support) -> npt.NDArray[np.int64]:
+        """Supports as positions; what no mask gates is live."""
+        roots, inverse = np.unique(self._variables.resolve(support), return_inverse=True)
+        found = np.array([self._position.get(root, self.live) for root in roots.tolist()], dtype=np.int64)
+        return found[inverse].reshape(self._variables.resolve(support).shape)
+
+
+def find_groups(
+    inference: Inference, gate_ids: Iterable[npt.NDArray[np.int64]], readers: Mapping[Node, Support]
+) -> tuple[tuple[GroupPlan, ...], Features]:
+    """Group the gated features: the spaces that share a feature form one group, in graph order."""
+    variables = inference.variables
+    gated = {root for ids in gate_ids for root in np.unique(variables.resolve(ids)).tolist() if root >= FIRST_VARIABLE}
+    spaces = {space: _roots(space, inference) for space in variables.spaces}
+    kept = {space: [r for r in roots if r in gated] for space, roots in spaces.items()}
+
+    graph = nx.Graph()
+    for space, roots in kept.items():
+        graph.add_edges_from((space, root) for root in roots)
+    components = [[n for n in part if isinstance(n, Space)] for part in nx.connected_components(graph)]
+    components = sorted((sorted(c, key=lambda s: s.start) for c in components), key=lambda c: c[0].start)
+
+    plans: list[GroupPlan] = []
+    ordered: list[npt.NDArray[np.int64]] = []
+    start = 0
+    for component in components:
+        roots = np.array(list(dict.fromkeys(root for space in component for root in kept[space])), dtype=np.int64)
+        writers = [module_path(space.node) for space in component]
+        reading = [module_path(n) for n, ids in readers.items() if np.isin(variables.resolve(ids), roots).any()]
+        name = _unique(writers[0], {plan.name for plan in plans})
+        plans.append(GroupPlan(name, start, len(roots), tuple(dict.fromkeys([*writers, *reading]))))
+        ordered.append(roots)
+        start += len(roots)
+    return tuple(plans), Features(inference, ordered)
+
+
+def module_path(node: Node) -> str:
+    """The module that a person would point at: the owner of the call's weights, or the caller."""
+    for _, value in locations(node):
+        if is_parameter(value):
+            owner = str(value.meta["name"]).rpartition(".")[0]
+            return owner or str(value.meta["name"])
+    return str(node.meta.get("module_path") or node.name)
+
+
+def _roots(space: Space, inference: Inference) -> list[int]:
+    ids = np.arange(space.start, space.start + space.size)
+    return list(dict.fromkeys(inference.variables.find(ids).tolist()))
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f"{name}.{number}", number + 1
+    return candidate

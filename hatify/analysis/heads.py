@@ -1,0 +1,74 @@
+"""The heads: the last weighted layers, whose weights nothing but the output depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch.fx import Graph, Node
+
+from hatify.analysis.call import is_parameter, is_tensor, locations
+from hatify.analysis.effect import Effect
+from hatify.errors import ConversionError
+
+
+def find_heads(graph: Graph, effects: Mapping[Node, Effect]) -> tuple[Node, ...]:
+    """Walk back from the outputs, through operators without parameters, to the last weighted calls.
+
+    A call is a head only if its result reaches nothing but the outputs and its parameters are its own.
+    """
+    tail = _only_for_output(graph)
+    heads: list[Node] = []
+    for result in graph.output_node().all_input_nodes:
+        heads += _heads_behind(result, effects, tail) or []
+    return tuple(node for node in graph.nodes if node in heads)
+
+
+def heads_at(graph: Graph, effects: Mapping[Node, Effect], paths: Sequence[str]) -> tuple[Node, ...]:
+    """The weighted calls whose parameters lie at the module paths that the user named."""
+    heads: list[Node] = []
+    for path in paths:
+        found = [n for n in graph.nodes if _is_weighted(n, effects) and path in _owners(n)]
+        if not found:
+            raise ConversionError(f"no weighted layer at {path!r}: `heads` takes module paths such as 'fc'")
+        heads += found
+    return tuple(node for node in graph.nodes if node in heads)
+
+
+def _only_for_output(graph: Graph) -> set[Node]:
+    tail: set[Node] = set()
+    for node in reversed(graph.nodes):
+        if node.users and all(user.op == "output" or user in tail for user in node.users):
+            tail.add(node)
+    return tail
+
+
+def _heads_behind(node: Node, effects: Mapping[Node, Effect], tail: set[Node]) -> list[Node] | None:
+    """The heads that produce `node`; None if anything else has a part in it."""
+    if node not in tail or node not in effects:
+        return None
+    effect = effects[node]
+    if _is_weighted(node, effects):
+        return [node] if _owns_its_parameters(node) else None
+    if effect.gates or effect.per_task:
+        return None
+    sources = [n for n in node.all_input_nodes if is_tensor(n) or n in effects]
+    if not sources or any(n.op == "get_attr" for n in sources):
+        return None
+    branches = [_heads_behind(source, effects, tail) for source in sources]
+    if any(branch is None for branch in branches):
+        return None
+    return [head for branch in branches for head in branch or ()]
+
+
+def _is_weighted(node: Node, effects: Mapping[Node, Effect]) -> bool:
+    effect = effects.get(node)
+    return effect is not None and bool(effect.uses) and not effect.per_task and not isinstance(effect.result, tuple)
+
+
+def _owns_its_parameters(node: Node) -> bool:
+    weights = [value for _, value in locations(node) if is_parameter(value)]
+    return bool(weights) and all(list(weight.users) == [node] for weight in weights)
+
+
+def _owners(node: Node) -> set[str]:
+    return {value.meta["name"].rpartition(".")[0] for _, value in locations(node) if is_parameter(value)}

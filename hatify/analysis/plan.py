@@ -1,0 +1,128 @@
+"""The plan of a conversion: everything that the rewriting and the runtime need to know, as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch.fx import Graph, Node
+
+from hatify.analysis.call import Rules, is_parameter
+from hatify.analysis.coverage import find_coverage
+from hatify.analysis.effect import Argument, Effect
+from hatify.analysis.gates import Placement, place_gates
+from hatify.analysis.groups import GroupPlan, find_groups
+from hatify.analysis.heads import find_heads, heads_at
+from hatify.analysis.locks import LockRule, find_locks, find_per_task, input_factors
+from hatify.analysis.supports import Inference, infer_supports
+
+# Parameters that only a whole lock would keep safe are kept once a task instead, smallest first, as long as all
+# the copies for one task together stay below this share of the model's parameters.
+PER_TASK_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class GatePlan:
+    """A mask at one node. `masks`: feature positions of each mask, and the operands that it multiplies."""
+
+    placement: Placement
+    masks: tuple[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion does, node by node and parameter by parameter.
+
+    groups: the mask groups in graph order.
+    gates: where masks are applied.
+    locks: the lock rule of each shared parameter, by name.
+    per_task: names of the parameters and buffers kept once a task.
+    heads: the calls whose weights are each task's own head; for each weight the dimension of its outputs.
+    unknown: operators that no rule knows, and how often each occurs: what they read or return counts as live.
+    """
+
+    groups: tuple[GroupPlan, ...]
+    num_features: int
+    gates: dict[Node, GatePlan]
+    locks: dict[str, LockRule]
+    per_task: frozenset[str]
+    heads: dict[Node, dict[Argument, int]]
+    effects: dict[Node, Effect]
+    unknown: Counter[str]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.groups)} mask groups, {self.num_features} features"]
+        lines += [f"  {group.name}: {group.num_features} features" for group in self.groups]
+        placements = Counter(gate.placement for gate in self.gates.values())
+        lines.append(f"gates: {placements['folded']} folded into weights, {placements['multiplied']} of their own")
+        lines += [f"no rule for {name} (x{count}): live" for name, count in self.unknown.items()]
+        return "\n".join(lines)
+
+
+def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> Plan:
+    """Analyse a captured graph.
+
+    rules: the rule of each operator. heads: module paths of the layers kept once a task; None finds them.
+    """
+    first = infer_supports(graph, rules)
+    head_calls = find_heads(graph, first.effects) if heads is None else heads_at(graph, first.effects, heads)
+    inference = infer_supports(graph, rules, head_calls) if head_calls else first
+    placed = place_gates(graph, inference)
+    coverage = find_coverage(graph, inference, placed)
+
+    gate_ids = [ids for node in placed for ids, _ in _masks(node, placed[node], inference)]
+    readers = {node: factor.ids for node, factor in input_factors(inference).items()}
+    groups, features = find_groups(inference, gate_ids, readers)
+    gates = {
+        node: GatePlan(
+            placement,
+            tuple((features.positions(ids), slots) for ids, slots in _masks(node, placement, inference)),
+        )
+        for node, placement in placed.items()
+    }
+    locks = find_locks(graph, inference, coverage, features)
+    per_task = find_per_task(inference)
+    per_task |= _small_whole_locks(graph, {n: r for n, r in locks.items() if n not in per_task})
+    return Plan(
+        groups=groups,
+        num_features=features.count,
+        gates=gates,
+        locks={name: rule for name, rule in locks.items() if name not in per_task},
+        per_task=per_task,
+        heads={head: _output_dimensions(first.effects[head]) for head in head_calls},
+        effects=inference.effects,
+        unknown=_unknown(inference),
+    )
+
+
+def _masks(
+    node: Node, placement: Placement, inference: Inference
+) -> list[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]]]:
+    if placement == "folded":
+        return [(gate.ids, gate.slots) for gate in inference.effects[node].gates]
+    return [(inference.variables.resolve(inference.supports[node]), {})]
+
+
+def _output_dimensions(effect: Effect) -> dict[Argument, int]:
+    """The dimension of each weight that lies along the call's features (the one its mask varies along)."""
+    slots = effect.gates[0].slots if effect.gates else {}
+    return {use.argument: slots[use.argument].index(-1) if use.argument in slots else 0 for use in effect.uses}
+
+
+def _small_whole_locks(graph: Graph, locks: dict[str, LockRule]) -> frozenset[str]:
+    sizes = {n.meta["name"]: n.meta["val"].numel() for n in graph.nodes if is_parameter(n)}
+    budget = PER_TASK_SHARE * sum(sizes.values())
+    chosen: set[str] = set()
+    for name in sorted((n for n, rule in locks.items() if rule.whole), key=sizes.__getitem__):
+        budget -= sizes[name]
+        if budget < 0:
+            break
+        chosen.add(name)
+    return frozenset(chosen)
+
+
+def _unknown(inference: Inference) -> Counter[str]:
+    return Counter(str(node.target) for node, effect in inference.effects.items() if not effect.known)

@@ -1,0 +1,166 @@
+"""Feature variables and their coupling.
+
+Every feature that a weighted operator writes is a variable; features that must live and die together (the two
+sides of a residual add) are coupled, by union-find. A raw parameter's entries are *floating* variables: they adopt
+the identity of the first feature they are combined with, or become LIVE.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from torch.fx import Node
+
+from hatify.analysis.support import FIRST_VARIABLE, LIVE, ZERO, Support, broadcast, compress
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The features that one node writes: the variables `start ... start + size - 1`."""
+
+    node: Node
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What an elementwise operator makes of two supports.
+
+    `carries`: for each operand, whether the result's features are also its features.
+    `exact`: no feature is combined with a live entry, so a sum is zero where both operands are.
+    """
+
+    support: Support
+    carries: tuple[bool, bool]
+    exact: bool
+
+
+class Variables:
+    """A union-find over feature variables; LIVE and ZERO are its first two elements."""
+
+    def __init__(self) -> None:
+        self._parent: Ids = np.arange(FIRST_VARIABLE, dtype=np.int64)
+        self._floating = np.zeros(FIRST_VARIABLE, dtype=bool)
+        self.spaces: list[Space] = []
+
+    def fresh(self, size: int, node: Node) -> Ids:
+        """New variables for the features that `node` writes.
+
+        A single feature stays LIVE: masking it would switch the whole layer off.
+        """
+        if size < 2:
+            return np.full(size, LIVE, dtype=np.int64)
+        ids = self._allocate(size, floating=False)
+        self.spaces.append(Space(node, int(ids[0]), size))
+        return ids
+
+    def floating(self, shape: tuple[int, ...]) -> Support:
+        """New floating variables, one for each entry of a raw parameter."""
+        return self._allocate(int(np.prod(shape, dtype=np.int64)), floating=True).reshape(shape)
+
+    def _allocate(self, size: int, floating: bool) -> Ids:
+        ids = np.arange(len(self._parent), len(self._parent) + size, dtype=np.int64)
+        self._parent = np.concatenate([self._parent, ids])
+        self._floating = np.concatenate([self._floating, np.full(size, floating)])
+        return ids
+
+    def find(self, ids: Ids) -> Ids:
+        """The representative of each variable."""
+        roots = self._parent[ids]
+        while not np.array_equal(parents := self._parent[roots], roots):
+            roots = parents
+        return roots
+
+    def resolve(self, support: Support) -> Support:
+        """A support in terms of representatives; what is still floating is LIVE."""
+        roots = self.find(support)
+        return compress(np.where(self._floating[roots], LIVE, roots))
+
+    def is_real(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Where `ids` are features that a mask can gate (not LIVE, ZERO or floating)."""
+        roots = self.find(ids)
+        return (roots >= FIRST_VARIABLE) & ~self._floating[roots]
+
+    def has_features(self, support: Support) -> bool:
+        return bool(self.is_real(support).any())
+
+    def combine(self, left: Support, right: Support) -> Combination:
+        """Combine two supports elementwise: couple features, let floating entries adopt.
+
+        Where coupling would identify different features of one operand (a broadcast along a structured
+        dimension, a shifted copy), the operands stay uncoupled and the result keeps the finer one.
+        """
+        left, right = broadcast([self.find(left), self.find(right)])
+        if self._shares_floats(left, right):
+            self._settle(right)
+        if self._shares_floats(right, left):
+            self._settle(left)
+        left, right = self.find(left), self.find(right)
+        if self.has_features(right) and (not self.has_features(left) or _is_coarser(left, right)):
+            combination = self._combine_onto(right, left)
+            return replace(combination, carries=combination.carries[::-1])
+        return self._combine_onto(left, right)
+
+    def _combine_onto(self, left: Support, right: Support) -> Combination:
+        """`combine`, where the result keeps the left operand's features if they cannot be coupled."""
+        a, b = (x.ravel() for x in np.broadcast_arrays(left, right))
+        a, b = np.unique(np.stack([a, b]), axis=1)
+        both = self.is_real(a) & self.is_real(b) & (a != b)
+        if both.any() and not self._couple(a[both], b[both]):
+            return Combination(compress(left), carries=(True, False), exact=False)
+        self._adopt(a, b)
+        a, b = self.find(left), self.find(right)
+        real_a, real_b = self.is_real(a), self.is_real(b)
+        exact = not ((real_a & (b == LIVE)) | (real_b & (a == LIVE))).any()
+        rest = np.where((a == ZERO) & (b == ZERO), ZERO, LIVE)
+        ids = np.where(a >= FIRST_VARIABLE, a, np.where(b >= FIRST_VARIABLE, b, rest))
+        return Combination(compress(ids), carries=(True, True), exact=exact)
+
+    def _shares_floats(self, one: Support, other: Support) -> bool:
+        """Whether a floating entry of `other` meets different variables of `one`."""
+        if not self._floating[other].any() or not (one >= FIRST_VARIABLE).any():
+            return False
+        a, b = (x.ravel() for x in np.broadcast_arrays(one, other))
+        pairs = np.unique(np.stack([a, b]), axis=1)
+        shared = pairs[1][self._floating[pairs[1]]]
+        return len(np.unique(shared)) < len(shared)
+
+    def _settle(self, support: Support) -> None:
+        """Make the floating entries of a support LIVE."""
+        roots = np.unique(self.find(support))
+        self._parent[roots[self._floating[roots]]] = LIVE
+
+    def _adopt(self, a: Ids, b: Ids) -> None:
+        """Let floating entries take the identity (or the liveness) of what they are combined with."""
+        for one, other in ((a, b), (b, a)):
+            one, other = self.find(one), self.find(other)
+            adopts = self._floating[one] & (other != ZERO) & (one != other)
+            self._parent[one[adopts]] = other[adopts]
+
+    def _couple(self, a: Ids, b: Ids) -> bool:
+        """Couple the features `a[i]` and `b[i]`; False, and nothing changed, if that collapses features."""
+        before = len(np.unique(np.concatenate([a, b])))
+        if len(np.unique(a)) == len(a) == len(np.unique(b)) and not np.isin(a, b).any():
+            self._parent[np.maximum(a, b)] = np.minimum(a, b)
+            return True
+        saved = self._parent.copy()
+        for left, right in zip(a, b, strict=True):
+            one, other = int(self.find(left)), int(self.find(right))
+            self._parent[max(one, other)] = min(one, other)
+        after = len(np.unique(self.find(np.concatenate([a, b]))))
+        if 2 * after < before:
+            self._parent = saved
+            return False
+        return True
+
+
+def _is_coarser(left: Support, right: Support) -> bool:
+    """Whether `left` has structure along fewer dimensions, all of them also `right`'s."""
+    return left.size < right.size and all(
+        l == 1 or r > 1 for l, r in zip(left.shape, right.shape, strict=True)
+    )

@@ -1,0 +1,90 @@
+"""The model's calling convention, kept: arguments in and outputs out as the model itself takes and gives them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from hatify.errors import InputError
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class CallSignature:
+    """How a call flattens into the graph's placeholders.
+
+    shapes: for each flat input, its shape at capture with None for dimensions that may differ; None if no tensor.
+    """
+
+    signature: inspect.Signature
+    inputs: pytree.TreeSpec
+    outputs: pytree.TreeSpec
+    shapes: tuple[tuple[int | None, ...] | None, ...]
+
+    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The graph's inputs for a call.
+
+        Raises:
+            InputError: other arguments, or other shapes, than the model was captured with.
+        """
+        flat, spec = pytree.tree_flatten(canonical_arguments(self.signature, args, kwargs))
+        if spec != self.inputs:
+            raise InputError(
+                f"the model was captured with the arguments {self._describe(self.inputs)}, but called with "
+                f"{self._describe(spec)}; convert it with example inputs of the structure that you call it with"
+            )
+        for value, shape in zip(flat, self.shapes, strict=True):
+            if shape is not None:
+                _check_shape(value, shape)
+        return flat
+
+    def unflatten(self, results: tuple[Any, ...]) -> Any:
+        return pytree.tree_unflatten(list(results), self.outputs)
+
+    def _describe(self, spec: pytree.TreeSpec) -> str:
+        args, kwargs = pytree.tree_unflatten(["*"] * spec.num_leaves, spec)
+        return str(inspect.BoundArguments(self.signature, _by_name(self.signature, args, kwargs)).arguments)
+
+
+def canonical_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+    """The same call with as many positional arguments as can be, so that `f(x=x)` and `f(x)` are alike.
+
+    Raises:
+        InputError: the arguments do not fit the model's `forward`.
+    """
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(f"the arguments do not fit the model's forward{signature}: {error}") from None
+    return bound.args, bound.kwargs
+
+
+def forward_signature(forward: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(forward)
+
+
+def _check_shape(value: Any, shape: tuple[int | None, ...]) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise InputError(f"expected a tensor of shape {_pattern(shape)}, got {type(value).__name__}")
+    fits = value.dim() == len(shape) and all(
+        expected is None or actual == expected for actual, expected in zip(value.shape, shape, strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"expected an input of shape {_pattern(shape)}, got {tuple(value.shape)}; "
+            "convert the model with example inputs of the shape that you need"
+        )
+
+
+def _pattern(shape: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("batch" if size is None else str(size) for size in shape) + ")"
+
+
+def _by_name(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return signature.bind_partial(*args, **kwargs).arguments

@@ -1,0 +1,88 @@
+"""One run of the demo, from the data to the files."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hatify.demo.data import DigitTask, split_mnist
+from hatify.demo.learners import FineTuningLearner, HATLearner, Learner
+from hatify.demo.output import prepare_for, write_whole
+from hatify.demo.plot import draw
+from hatify.demo.results import NetworkResult, SequenceResult
+from hatify.demo.sequence import learn_in_sequence
+from hatify.demo.settings import DemoSettings, NetworkName
+from hatify.demo.tables import print_network
+
+# The networks are small: more threads gain little, and a fixed number of them makes a run repeatable.
+NUM_THREADS = 2
+
+LearnTitled = Callable[[Learner, str], SequenceResult]
+
+
+def run_demo(settings: DemoSettings) -> dict[str, NetworkResult]:
+    """Train, print the tables and write the files; the results are by network name."""
+    prepare_for((settings.results_file, settings.picture_file))
+    torch.set_num_threads(NUM_THREADS)
+    tasks = split_mnist(settings.images_per_digit)
+    results = _train(settings, tasks)
+    _report(settings, results, [task.digits for task in tasks])
+    return results
+
+
+def _train(settings: DemoSettings, tasks: Sequence[DigitTask]) -> dict[str, NetworkResult]:
+    steps = settings.epochs * sum(task.train.num_batches for task in tasks)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+        bar = progress.add_task("preparing", total=2 * len(settings.networks) * steps)
+
+        def learn(learner: Learner, title: str) -> SequenceResult:
+            def show(task_id: int) -> None:
+                first, second = tasks[task_id].digits
+                progress.update(bar, advance=1, description=f"{title}: {first} or {second}")
+
+            return learn_in_sequence(learner, tasks, settings.epochs, show)
+
+        return {name.value: _compare(name, len(tasks), settings.seed, learn) for name in settings.networks}
+
+
+def _compare(name: NetworkName, num_tasks: int, seed: int, learn: LearnTitled) -> NetworkResult:
+    torch.manual_seed(seed)
+    hat = HATLearner(name, num_tasks)
+    with_hat = learn(hat, f"{name.value} with HAT")
+    torch.manual_seed(seed)
+    fine_tuned = learn(FineTuningLearner(name, num_tasks), f"{name.value} fine-tuned")
+    return NetworkResult(with_hat, fine_tuned, hat.network.capacity())
+
+
+def _report(
+    settings: DemoSettings, results: Mapping[str, NetworkResult], digits: Sequence[tuple[int, int]]
+) -> None:
+    console = Console()
+    for name, result in results.items():
+        print_network(console, name, result, digits)
+    as_json = json.dumps(_as_dict(settings, results, digits), indent=2)
+    write_whole(settings.results_file, as_json.encode())
+    write_whole(settings.picture_file, draw(results, digits))
+    console.print(f"Saved: {settings.results_file}, {settings.picture_file}")
+
+
+def _as_dict(
+    settings: DemoSettings, results: Mapping[str, NetworkResult], digits: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    return {
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+        "images_per_digit": settings.images_per_digit,
+        "torch": torch.__version__,
+        "digits": digits,
+        "networks": {name: result.as_dict() for name, result in results.items()},
+    }

@@ -1,0 +1,33 @@
+"""Everything that hatify raises or warns about; catch `HatifyError` to catch all of it."""
+
+
+class HatifyError(Exception):
+    """Base class of the library's own exceptions. The message says what is wrong and what to do."""
+
+
+class CaptureError(HatifyError):
+    """The model could not be captured as one graph; names the submodule and the line."""
+
+
+class InputError(HatifyError, ValueError):
+    """Inputs that do not fit the model, or cannot be inferred."""
+
+
+class TaskError(HatifyError, ValueError):
+    """A task id, or a number of tasks, that does not exist or is of the wrong type."""
+
+
+class TrainingError(HatifyError, RuntimeError):
+    """Training outside of `net.learn`, or of another task than the one being learned."""
+
+
+class ConversionError(HatifyError):
+    """The captured graph holds something that cannot be converted soundly."""
+
+
+class CapacityWarning(UserWarning):
+    """A mask group has fewer features than there are tasks, or none left to give."""
+
+
+class CaptureWarning(UserWarning):
+    """The captured graph may behave differently from the model in a case that is named."""

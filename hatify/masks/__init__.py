@@ -1,0 +1,1 @@
+"""Masks: one embedding a task for each feature, in groups of coupled features."""

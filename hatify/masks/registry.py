@@ -1,0 +1,157 @@
+"""The mask registry: every task's embeddings, and the masks that a forward pass asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hatify.masks.initialization import initial_embedding
+
+__all__ = ["MaskGroup", "MaskRegistry"]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskGroup:
+    """Coupled features: one mask gates every module that writes or reads them.
+
+    name: the first module that writes the group. members: the module paths that write or read it.
+    """
+
+    name: str
+    num_features: int
+    members: tuple[str, ...]
+    start: int
+    _registry: MaskRegistry
+
+    def embedding(self, task_id: int) -> nn.Parameter:
+        """The embeddings `e` [num_features] of a task, in [-6, 6]."""
+        return self._registry.embedding(self.name, task_id)
+
+    def mask(self, task_id: int, scale: float) -> Tensor:
+        """The soft mask `sigmoid(s * e)` [num_features] (Serra et al. 2018, eq. 1)."""
+        return torch.sigmoid(scale * self.embedding(task_id))
+
+    def binary_mask(self, task_id: int) -> Tensor:
+        """The mask at inference, bool [num_features]: `e > 0`."""
+        return self.embedding(task_id).detach() > 0
+
+    def locked_mask(self, task_id: int | None) -> Tensor:
+        """The features, bool [num_features], that trained tasks other than `task_id` have taken."""
+        taken = torch.zeros(self.num_features, dtype=torch.bool, device=self.embedding(0).device)
+        for other in self._registry.trained:
+            if other != task_id:
+                taken |= self.binary_mask(other)
+        return taken
+
+
+class MaskRegistry(nn.Module):
+    """Embeddings by group and task.
+
+    groups: (name, num_features, members) in graph order.
+    views: masks that are no group's own: positions among all features, group after group. Behind the last feature
+        stand two constants: 1 (never masked) and 0 (always masked).
+    """
+
+    def __init__(
+        self,
+        groups: list[tuple[str, int, tuple[str, ...]]],
+        views: Mapping[str, Tensor],
+        num_tasks: int,
+        init: Any,
+    ) -> None:
+        super().__init__()
+        self.init = init
+        self.trained: list[int] = []
+        self.embeddings = nn.ModuleDict()
+        self._keys: dict[str, str] = {}
+        self._layout: list[tuple[str, int, tuple[str, ...]]] = groups
+        for name, _, _ in groups:
+            self._keys[name] = _attribute_name(name, self.embeddings)
+            self.embeddings[self._keys[name]] = nn.ParameterList()
+        self._views: dict[str, str] = {}
+        for name, positions in views.items():
+            self._views[name] = f"positions_{len(self._views)}"
+            self.register_buffer(self._views[name], positions, persistent=False)
+        self.num_tasks = 0
+        self.add_tasks(num_tasks)
+
+    @property
+    def groups(self) -> dict[str, MaskGroup]:
+        """The mask groups by name, in graph order."""
+        groups: dict[str, MaskGroup] = {}
+        start = 0
+        for name, size, members in self._layout:
+            groups[name] = MaskGroup(name, size, members, start, self)
+            start += size
+        return groups
+
+    def embedding(self, group: str, task_id: int) -> nn.Parameter:
+        parameters: Any = self.embeddings[self._keys[group]]
+        return parameters[task_id]
+
+    def task_embeddings(self, task_id: int) -> list[nn.Parameter]:
+        """A task's embeddings, group by group."""
+        return [self.embedding(name, task_id) for name, _, _ in self._layout]
+
+    def add_tasks(self, count: int) -> None:
+        """Room for `count` more tasks, with initial embeddings."""
+        self.num_tasks += count
+        for name, size, _ in self._layout:
+            parameters: Any = self.embeddings[self._keys[name]]
+            for _ in range(count):
+                embedding = initial_embedding(size, self.num_tasks, self.init)
+                if len(parameters):
+                    embedding = embedding.to(parameters[0])
+                parameters.append(nn.Parameter(embedding))
+
+    def forward(self, task_id: int | None, mask_scale: float | None) -> dict[str, Tensor | None]:
+        """Every mask that the graph asks for, by name; None where there is no task.
+
+        mask_scale: None for binary masks.
+        """
+        names = [name for name, _, _ in self._layout]
+        if task_id is None or not names:
+            return dict.fromkeys([*names, *self._views])
+        embeddings = torch.cat(self.task_embeddings(task_id))
+        if mask_scale is None:
+            masks = (embeddings > 0).to(embeddings.dtype)
+        else:
+            masks = torch.sigmoid(mask_scale * embeddings)
+        by_name: dict[str, Tensor | None] = {}
+        by_name.update(zip(names, masks.split([size for _, size, _ in self._layout]), strict=True))
+        if self._views:
+            constants = torch.cat([masks, masks.new_ones(1), masks.new_zeros(1)])
+            by_name.update((name, constants[getattr(self, key)]) for name, key in self._views.items())
+        return by_name
+
+    @torch.no_grad()
+    def taken(self, task_id: int | None) -> Tensor:
+        """What trained tasks other than `task_id` have taken, bool, by position: all features, then the constants.
+
+        The constant 1 counts as taken as soon as there is such a task, the constant 0 never.
+        """
+        others = [t for t in self.trained if t != task_id]
+        count = sum(size for _, size, _ in self._layout)
+        device = self.task_embeddings(0)[0].device if self._layout else None
+        taken = torch.zeros(count + 2, dtype=torch.bool, device=device)
+        for other in others:
+            if self._layout:
+                taken[:count] |= torch.cat(self.task_embeddings(other)) > 0
+        taken[count] = bool(others)
+        return taken
+
+    def extra_repr(self) -> str:
+        return f"{len(self._layout)} groups, {sum(n for _, n, _ in self._layout)} features, {self.num_tasks} tasks"
+
+
+def _attribute_name(name: str, taken: nn.ModuleDict) -> str:
+    """A group's name as an attribute: `layer1.0.conv1` becomes `layer1_0_conv1`."""
+    base = name.replace(".", "_")
+    candidate, number = base, 2
+    while candidate in taken or hasattr(nn.ModuleDict, candidate):
+        candidate, number = f"{base}_{number}", number + 1
+    return candidate

@@ -1,0 +1,302 @@
+"""The converted network."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+
+from hatify.capture.signature import CallSignature
+from hatify.config import HATConfig
+from hatify.errors import CapacityWarning, TaskError, TrainingError
+from hatify.masks.registry import MaskRegistry
+from hatify.payload import HATPayload
+from hatify.rewriting.layers import HATLayer
+from hatify.runtime.guard import OptimizerGuard
+from hatify.runtime.learning import LearningTask
+from hatify.runtime.locks import LockTable
+
+_CURRENT: Any = object()  # the task that the network is set to, or that is being learned
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a conversion knows beside the graph and the tensors. Plain data.
+
+    signature: the model's calling convention. config: the mechanism's settings.
+    task_indexed: names of the parameters that each task has its own copy of. heads: paths of the layers that are
+    each task's own head. unknown: operators without a rule, and how often each occurs.
+    """
+
+    signature: CallSignature
+    config: HATConfig
+    task_indexed: frozenset[str]
+    heads: tuple[str, ...]
+    unknown: dict[str, int]
+
+
+@dataclass(frozen=True)
+class GroupCapacity:
+    """How a group's features are used: by each trained task, by several of them, by none."""
+
+    num_features: int
+    used: dict[int, int]
+    shared: int
+    free: int
+
+
+class HATModule(GraphModule):
+    """A network whose weighted layers are gated by task masks.
+
+    Call it as the model it was made from; `task_id` and `mask_scale` are further keyword arguments (see `__call__`).
+    """
+
+    registry: MaskRegistry
+
+    def __init__(self, root: nn.Module, graph: Graph, blueprint: Blueprint) -> None:
+        super().__init__(root, graph, class_name="HATModule")
+        self.blueprint = blueprint
+        self._keep_unused(root)
+        self._task_id: int | None = None
+        self._learning: LearningTask | None = None
+        self._warned_full = False
+        self._register_hooks()
+
+    def _keep_unused(self, root: nn.Module) -> None:
+        """Tensors that the graph does not read keep their names, so that state dicts stay compatible."""
+        own = dict(self.named_modules(remove_duplicate=False))
+        for path, module in root.named_modules(remove_duplicate=False):
+            if path not in own:
+                self.add_submodule(path, module)
+                own = dict(self.named_modules(remove_duplicate=False))
+                continue
+            target = own[path]
+            for name, parameter in module._parameters.items():
+                if name not in target._parameters:
+                    target.register_parameter(name, parameter)
+            for name, buffer in module._buffers.items():
+                if name not in target._buffers:
+                    persistent = name not in module._non_persistent_buffers_set
+                    target.register_buffer(name, buffer, persistent=persistent)
+                elif name in module._non_persistent_buffers_set:
+                    target._non_persistent_buffers_set.add(name)
+
+    # -- calling ---------------------------------------------------------------------------------------------
+
+    def __call__(
+        self, *args: Any, task_id: int | None = _CURRENT, mask_scale: float | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the network.
+
+        args, kwargs: as the model takes them, or one `HATPayload`, which is answered by a payload.
+        task_id: whose masks gate the network; None: no task. Default: the task being learned, or the one given to
+            `set_task`.
+        mask_scale: None for binary masks; while a task is learned in train mode, the scheduled scale.
+
+        Raises:
+            InputError: arguments that do not fit the model or its example inputs.
+            TaskError: a task id that does not exist.
+            TrainingError: a forward pass in train mode, inside `learn`, for another task than the one learned.
+        """
+        if len(args) == 1 and not kwargs and isinstance(args[0], HATPayload):
+            payload = args[0]
+            data = self(payload.data, task_id=payload.task_id, mask_scale=payload.mask_scale)
+            return HATPayload(data, payload.task_id, payload.mask_scale)
+        task, scale = self._resolve(task_id, mask_scale)
+        flat = self.blueprint.signature.flatten(args, kwargs)
+        return self.blueprint.signature.unflatten(super().__call__(*flat, task_id=task, mask_scale=scale))
+
+    def _resolve(self, task_id: Any, mask_scale: float | None) -> tuple[int | None, float | None]:
+        """The task and the mask scale of a call, defaults filled in and checked."""
+        learning = self._learning
+        if task_id is _CURRENT:
+            task = learning.task_id if learning is not None else self._task_id
+        else:
+            task = None if task_id is None else self._checked_task(task_id)
+        if mask_scale is not None and not mask_scale > 0:
+            raise TaskError(f"mask_scale must be a positive number or None for binary masks, got {mask_scale!r}")
+        if learning is not None and self.training and torch.is_grad_enabled():
+            if task != learning.task_id:
+                raise TrainingError(
+                    f"task {learning.task_id} is being learned, but the network was called in train mode for "
+                    f"{'no task' if task is None else f'task {task}'}; use net.eval() or torch.no_grad() there"
+                )
+            mask_scale = learning.mask_scale if mask_scale is None else mask_scale
+            learning.used_scale(mask_scale)
+        return task, mask_scale
+
+    def _checked_task(self, task_id: Any) -> int:
+        try:
+            if isinstance(task_id, bool):
+                raise TypeError
+            task = operator.index(task_id)
+        except TypeError:
+            raise TaskError(f"a task id is an integer, got {type(task_id).__name__} {task_id!r}") from None
+        if not 0 <= task < self.num_tasks:
+            raise TaskError(
+                f"task {task} does not exist: this network has the tasks 0 to {self.num_tasks - 1}; "
+                "add_tasks(n) makes room for more"
+            )
+        return task
+
+    def set_task(self, task_id: int | None) -> None:
+        """The task that is used where a call names none; None: no task."""
+        self._task_id = None if task_id is None else self._checked_task(task_id)
+
+    # -- tasks -----------------------------------------------------------------------------------------------
+
+    @property
+    def num_tasks(self) -> int:
+        return self.registry.num_tasks
+
+    @property
+    def trained_tasks(self) -> tuple[int, ...]:
+        """The trained tasks in the order of their training."""
+        return tuple(self.registry.trained)
+
+    def add_tasks(self, count: int) -> None:
+        """Room for `count` more tasks."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise TaskError(f"add_tasks takes a number of tasks of at least 1, got {count!r}")
+        self.registry.add_tasks(count)
+        for layer in self._layers():
+            for _ in range(count):
+                layer.add_task()
+        self._register_hooks()
+
+    def capacity(self) -> dict[str, GroupCapacity]:
+        """By group: the features that each trained task uses, those that several use, and those that are free."""
+        return {name: self._group_capacity(name) for name in self.registry.groups}
+
+    def _group_capacity(self, name: str) -> GroupCapacity:
+        group = self.registry.groups[name]
+        used = {task: group.binary_mask(task) for task in self.registry.trained}
+        counts = sum((mask.long() for mask in used.values()), torch.zeros(group.num_features, dtype=torch.long))
+        return GroupCapacity(
+            group.num_features,
+            {task: int(mask.sum()) for task, mask in used.items()},
+            int((counts > 1).sum()),
+            int((counts == 0).sum()),
+        )
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def learn(self, task_id: int, steps: int | None = None) -> Iterator[LearningTask]:
+        """Train a task: inside the block, gradients and optimizer steps leave every other trained task as it is.
+
+        steps: optimizer steps that the task will take, for the schedule; None where `task.progress` is set by hand.
+
+        Leaving the block marks the task as trained, and locks it from then on; leaving it by an exception does not.
+        Entering it again for a trained task goes on with that task.
+
+        Raises:
+            TaskError: no such task, or steps < 1.
+            TrainingError: another task is being learned.
+        """
+        task = self._checked_task(task_id)
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise TaskError(f"steps is the number of optimizer steps of the task, at least 1; got {steps!r}")
+        if self._learning is not None:
+            raise TrainingError(f"task {self._learning.task_id} is being learned: leave its `learn` block first")
+        self._warn_if_full(task)
+        parameters = dict(self.named_parameters())
+        locks = {parameters[name]: lock for name, lock in self.lock_masks(task).items()}
+        learning = LearningTask(self.registry, self.blueprint.config, task, steps, locks)
+        guard = OptimizerGuard(locks, parameters.values(), learning.step_taken)
+        with ExitStack() as stack:
+            guard.attach(stack)
+            self._learning = learning
+            stack.callback(setattr, self, "_learning", None)
+            yield learning
+        if task not in self.registry.trained:
+            self.registry.trained.append(task)
+
+    def lock_masks(self, task_id: int) -> dict[str, Tensor]:
+        """For every parameter, bool of its shape: the entries that training `task_id` must leave as they are."""
+        task = self._checked_task(task_id)
+        taken = self.registry.taken(task)
+        any_locked = any(other != task for other in self.registry.trained)
+        own = {id(p) for p in self.registry.task_embeddings(task)}
+        for layer in self._layers():
+            own |= {id(p) for p in layer.per_task[task].parameters()}
+        rules = {id(self.get_parameter(name)): name for name in self._locks.names}
+        shared = set(self.shared_parameters())
+
+        def lock(name: str, parameter: nn.Parameter) -> Tensor:
+            if name not in shared:
+                return torch.full_like(parameter, id(parameter) not in own, dtype=torch.bool)
+            if id(parameter) in rules:
+                return self._locks.lock(rules[id(parameter)], taken, any_locked, parameter.shape)
+            return torch.full_like(parameter, any_locked, dtype=torch.bool)
+
+        return {name: lock(name, parameter) for name, parameter in self.named_parameters()}
+
+    def shared_parameters(self) -> tuple[str, ...]:
+        """The names of the parameters that all tasks share: neither kept once a task nor an embedding."""
+        indexed = {id(self.get_parameter(name)) for name in self.blueprint.task_indexed}
+        own = {id(p) for p in self.registry.parameters()} | indexed
+        own |= {id(p) for layer in self._layers() for p in layer.per_task.parameters()}
+        return tuple(name for name, parameter in self.named_parameters() if id(parameter) not in own)
+
+    def head_layers(self) -> tuple[HATLayer, ...]:
+        """The layers that are each task's own head."""
+        layers = (self.get_submodule(path) for path in self.blueprint.heads)
+        return tuple(layer for layer in layers if isinstance(layer, HATLayer))
+
+    @property
+    def _locks(self) -> LockTable:
+        table = self.registry.locks
+        assert isinstance(table, LockTable)
+        return table
+
+    def _layers(self) -> list[HATLayer]:
+        return [module for module in self.modules() if isinstance(module, HATLayer)]
+
+    def _warn_if_full(self, task: int) -> None:
+        full = [name for name, group in self.registry.groups.items() if bool(group.locked_mask(task).all())]
+        if full and not self._warned_full:
+            self._warned_full = True
+            warnings.warn(
+                f"no free feature is left in {len(full)} of {len(self.registry.groups)} mask groups (first: "
+                f"{full[0]!r}): task {task} can only re-use there what earlier tasks have learned",
+                CapacityWarning,
+                stacklevel=4,
+            )
+
+    def _register_hooks(self) -> None:
+        """One gradient hook on each parameter, for good; it reads what is being learned when it runs."""
+        hooked: set[int] = self.__dict__.setdefault("_hooked", set())
+        for name, parameter in self.named_parameters():
+            if id(parameter) not in hooked and parameter.requires_grad:
+                hooked.add(id(parameter))
+                parameter.register_hook(partial(self._on_gradient, name, parameter))
+
+    def _on_gradient(self, name: str, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        if self._learning is None:
+            raise TrainingError(
+                f"a gradient reached {name!r} outside net.learn: train inside `with net.learn(task_id, steps=n)`, "
+                "or switch the parameters' gradients off with net.requires_grad_(False)"
+            )
+        return self._learning.gradient(parameter, gradient)
+
+    # -- copying ---------------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HATModule:
+        root = nn.Module()
+        root.__dict__.update(
+            {k: copy.deepcopy(self.__dict__[k], memo) for k in ("_parameters", "_buffers", "_modules", "training")}
+        )
+        copied = HATModule(root, copy.deepcopy(self.graph, memo), self.blueprint)
+        copied._task_id = self._task_id
+        memo[id(self)] = copied
+        return copied

@@ -1,0 +1,55 @@
+"""Each task's own head, with its own number of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from hatify.errors import ConversionError
+from hatify.rewriting.layers import HATLayer
+
+
+@dataclass(frozen=True)
+class Head:
+    """A weight (or bias) of a head: the layer that holds it, its name, and the dimension of its classes."""
+
+    path: str
+    layer: HATLayer
+    name: str
+    dimension: int
+
+
+def resize_heads(heads: Sequence[Head], num_classes: Sequence[int]) -> None:
+    """Give task t's copy of each head `num_classes[t]` outputs; a copy that has as many already stays as it is.
+
+    New weights are drawn as `torch.nn.Linear` draws them: uniform in +-1 / sqrt(inputs).
+
+    Raises:
+        ConversionError: the model has no head, or more than one.
+    """
+    if not heads:
+        raise ConversionError("num_classes was given, but the model has no head of its own: name it with heads=[...]")
+    if len({id(head.layer) for head in heads}) > 1:
+        raise ConversionError("num_classes was given, but the model has several heads: choose one with heads=[...]")
+    for task, count in enumerate(num_classes):
+        own = heads[0].layer.per_task[task]
+        fan_in = max(_inputs(getattr(own, head.name), head.dimension) for head in heads)
+        for head in heads:
+            _resize(own, head, count, fan_in)
+
+
+def _inputs(weight: torch.Tensor, dimension: int) -> int:
+    return weight.numel() // weight.shape[dimension]
+
+
+def _resize(own: nn.Module, head: Head, count: int, fan_in: int) -> None:
+    old = getattr(own, head.name)
+    if old.shape[head.dimension] == count:
+        return
+    shape = [count if d == head.dimension else size for d, size in enumerate(old.shape)]
+    bound = fan_in**-0.5
+    fresh = torch.empty(shape, dtype=old.dtype, device=old.device).uniform_(-bound, bound)
+    own.register_parameter(head.name, nn.Parameter(fresh, requires_grad=old.requires_grad))

@@ -1,0 +1,123 @@
+"""The HAT layer: operators with their parameters, which a task's masks multiply before use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def gate(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """A gate of its own, where no weight can carry the mask. mask: broadcastable to `tensor`; None: no task."""
+    return tensor if mask is None else tensor * mask.to(tensor.dtype)
+
+
+def read(parameter: Tensor) -> Tensor:
+    """The operator of a layer that only hands out a parameter (kept once a task)."""
+    return parameter
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one argument of a call comes from, and the masks that multiply it.
+
+    operand: its position among the layer's inputs. attribute: its name among the layer's own parameters and
+    buffers. masks: positions in the layer's `masks`, each with the shape in which it is multiplied. A slot with
+    neither source is an absent operand, which a mask replaces.
+    """
+
+    operand: int | None = None
+    attribute: str | None = None
+    masks: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+
+@dataclass(frozen=True)
+class OperatorCall:
+    """One operator with the layout of its arguments: slots, lists with slots, and constants."""
+
+    operator: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...] = ()
+    result_masks: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+
+class HATLayer(nn.Module):
+    """Stands at the path of the module that it replaces and holds its parameters under their old names.
+
+    calls: the operators that use the layer's parameters; a layer that the model calls in several ways has several.
+    per_task: for each task, its own copies of the parameters and buffers named in `task_indexed`. With no task the
+        layer uses the parameters under their old names.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[OperatorCall] = []
+        self.task_indexed: list[str] = []
+        self.per_task = nn.ModuleList()
+
+    def forward(
+        self, *operands: Any, masks: Sequence[Tensor | None] = (), task_id: int | None = None, call: int = 0
+    ) -> Any:
+        """Apply the operator of `calls[call]`.
+
+        operands: the operator's inputs that are not the layer's own. masks: one for each gate; None with no task.
+        """
+        used = self.calls[call]
+        if self.training and "num_batches_tracked" in self._buffers:
+            self._of_task("num_batches_tracked", task_id).add_(1)
+        args = [self._fill(argument, operands, masks, task_id) for argument in used.args]
+        kwargs = {name: self._fill(value, operands, masks, task_id) for name, value in used.kwargs}
+        return _masked(used.operator(*args, **kwargs), used.result_masks, masks)
+
+    def _fill(
+        self, argument: Any, operands: Sequence[Any], masks: Sequence[Tensor | None], task_id: int | None
+    ) -> Any:
+        if isinstance(argument, list):
+            return [self._fill(element, operands, masks, task_id) for element in argument]
+        if not isinstance(argument, Slot):
+            return argument
+        if argument.operand is not None:
+            value = operands[argument.operand]
+        elif argument.attribute is not None:
+            value = self._of_task(argument.attribute, task_id)
+        else:
+            value = None
+        return _masked(value, argument.masks, masks)
+
+    def _of_task(self, name: str, task_id: int | None) -> Any:
+        if task_id is None or name not in self.task_indexed:
+            return getattr(self, name)
+        return getattr(self.per_task[task_id], name)
+
+    def index_by_task(self, names: Sequence[str]) -> None:
+        """Keep these parameters and buffers once a task."""
+        self.task_indexed += [name for name in names if name not in self.task_indexed]
+
+    def add_task(self) -> None:
+        """Copies, for one more task, of what is kept once a task."""
+        own = nn.Module()
+        for name in self.task_indexed:
+            value = getattr(self, name)
+            copy = value.detach().clone()
+            if isinstance(value, nn.Parameter):
+                own.register_parameter(name, nn.Parameter(copy, requires_grad=value.requires_grad))
+            else:
+                own.register_buffer(name, copy)
+        self.per_task.append(own)
+
+    def extra_repr(self) -> str:
+        operators = ", ".join(str(call.operator) for call in self.calls)
+        indexed = f", once a task: {', '.join(self.task_indexed)}" if self.task_indexed else ""
+        shapes = ", ".join(f"{name}={tuple(p.shape)}" for name, p in self._parameters.items() if p is not None)
+        return f"{operators}: {shapes}{indexed}"
+
+
+def _masked(value: Any, places: Sequence[tuple[int, tuple[int, ...]]], masks: Sequence[Tensor | None]) -> Any:
+    for position, shape in places:
+        mask = masks[position] if masks else None
+        if mask is not None:
+            shaped = mask.reshape(shape)
+            value = shaped if value is None else value * shaped.to(value.dtype)
+    return value

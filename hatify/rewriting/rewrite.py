@@ -1,0 +1,260 @@
+"""Apply a plan: HAT layers at their old paths, gates, and the payload plumbing as graph edges."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.fx import Graph, Node
+
+from hatify.analysis.call import arguments_of, locations
+from hatify.analysis.effect import RESULT, Argument
+from hatify.analysis.plan import Plan
+from hatify.rewriting.heads import Head
+from hatify.rewriting.layers import HATLayer, OperatorCall, Slot, gate, read
+from hatify.rewriting.root import layer_at
+
+REGISTRY = "registry"
+FUNCTIONAL = "operators"  # layers for calls whose parameters are no single module's
+
+Masks = tuple[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]], ...]
+
+
+@dataclass
+class Rewriter:
+    """Rewrites one graph in place.
+
+    `views` collects the masks that are no group's own, `heads` the
+    layers that hold a head's weights."""
+
+    graph: Graph
+    plan: Plan
+    root: nn.Module
+    names: Mapping[str, frozenset[str]]
+    views: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    heads: list[Head] = field(default_factory=list)
+
+    def rewrite(self) -> None:
+        self._add_payload()
+        self._hand_out_per_task()
+        for node in list(self.graph.nodes):
+            gated = self.plan.gates.get(node)
+            if gated is not None and gated.placement == "multiplied":
+                self._multiply(node, gated.masks)
+            if self._needs_layer(node):
+                self._replace(node, gated.masks if gated and gated.placement == "folded" else ())
+        self.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output") or not _is_plumbing(n))
+        self.graph.lint()
+
+    def _add_payload(self) -> None:
+        inputs = [n for n in self.graph.nodes if n.op == "placeholder"]
+        anchor = inputs[-1] if inputs else next(iter(self.graph.nodes))
+        with self.graph.inserting_after(anchor):
+            self._mask_scale = self.graph.placeholder("mask_scale", default_value=None)
+        with self.graph.inserting_after(anchor):
+            self._task_id = self.graph.placeholder("task_id", default_value=None)
+        with self.graph.inserting_after(self._mask_scale):
+            self._masks = self.graph.call_module(REGISTRY, (self._task_id, self._mask_scale))
+
+    def _hand_out_per_task(self) -> None:
+        """Parameters kept once a task that no layer of their own uses are read through a layer that selects."""
+        for node in list(self.graph.nodes):
+            if node.op != "get_attr" or node.meta.get("name") not in self.plan.per_task:
+                continue
+            users = [user for user in node.users if self._owner_of(user) is None]
+            if not users:
+                continue
+            path, _, attribute = str(node.meta["name"]).rpartition(".")
+            layer = self._layer(path or f"{FUNCTIONAL}.{attribute}")
+            if not path:  # the model's own parameter cannot move: the layer keeps the tasks' copies only
+                _share(self.root, layer, attribute)
+            layer.index_by_task([attribute])
+            chosen = self._call(layer, path or f"{FUNCTIONAL}.{attribute}", node, read, [Slot(attribute=attribute)])
+            chosen.meta = dict(node.meta)
+            for user in users:
+                user.replace_input_with(node, chosen)
+
+    def _call(self, layer: HATLayer, path: str, before: Node, function: Callable[..., Any], args: list[Any]) -> Node:
+        position = _register(layer, OperatorCall(function, tuple(args)))
+        with self.graph.inserting_after(before):
+            call = self.graph.call_module(path, (), {"task_id": self._task_id, **_which(position)})
+        return call
+
+    def _needs_layer(self, node: Node) -> bool:
+        effect = self.plan.effects.get(node)
+        gated = self.plan.gates.get(node)
+        if effect is None:
+            return False
+        weighted = bool(effect.uses or effect.per_task) and self._owner_of(node) is not None
+        return weighted or (gated is not None and gated.placement == "folded")
+
+    def _owner_of(self, node: Node) -> str | None:
+        """The one module that holds all the parameters of a weighted call."""
+        effect = self.plan.effects.get(node)
+        if effect is None or not (effect.uses or effect.per_task):
+            return None
+        arguments = {use.argument for use in effect.uses} | set(effect.per_task)
+        held = [(a, v) for a, v in locations(node) if isinstance(v, Node) and "name" in v.meta]
+        weights = [v for a, v in held if a in arguments]
+        if not weights or len(weights) != len(held):
+            return None
+        owners = [{name.rpartition(".")[0] for name in self._aliases(v)} for v in weights]
+        common = frozenset.intersection(*map(frozenset, owners)) - {""}
+        preferred = str(node.meta.get("module_path"))
+        return preferred if preferred in common else min(common, default=None)
+
+    def _aliases(self, node: Node) -> frozenset[str]:
+        return self.names.get(node.meta.get("name", ""), frozenset([str(node.meta.get("name", ""))]))
+
+    def _layer(self, path: str) -> HATLayer:
+        return layer_at(self.root, path)
+
+    def _replace(self, node: Node, masks: Masks) -> None:
+        """Put a HAT layer in the place of a call."""
+        owner = self._owner_of(node)
+        path = owner or f"{FUNCTIONAL}.{node.name}"
+        layer = self._layer(path)
+        layout = _Layout(node, owner, masks, self._aliases)
+        position = _register(layer, layout.call)
+        layer.index_by_task([n for n in layout.attribute_of.values() if f"{owner}.{n}" in self._per_task_names()])
+        if owner and "num_batches_tracked" in layer._buffers and layer.task_indexed:
+            layer.index_by_task(["num_batches_tracked"])
+        for argument, dimension in self.plan.heads.get(node, {}).items():
+            self.heads.append(Head(path, layer, layout.attribute_of[argument], dimension))
+        kwargs: dict[str, Any] = {}
+        with self.graph.inserting_before(node):
+            if masks:
+                kwargs["masks"] = tuple(self._mask(positions, path) for positions, _ in masks)
+            if layer.task_indexed:
+                kwargs["task_id"] = self._task_id
+            call = self.graph.call_module(path, tuple(layout.operands), {**kwargs, **_which(position)})
+        call.meta = {k: v for k, v in node.meta.items() if k in ("val", "module_path", "stack_trace")}
+        node.replace_all_uses_with(call)
+        self.graph.erase_node(node)
+
+    def _per_task_names(self) -> set[str]:
+        return {alias for name in self.plan.per_task for alias in self.names.get(name, (name,))}
+
+    def _multiply(self, node: Node, masks: Masks) -> None:
+        """A gate of its own behind a node."""
+        ((positions, _),) = masks
+        users = list(node.users)
+        after = node if node.op != "placeholder" else self._masks
+        with self.graph.inserting_after(max(after, self._masks)):
+            gated = self.graph.call_function(gate, (node, None))
+        with self.graph.inserting_before(gated):
+            gated.update_arg(1, self._mask(positions, str(node.meta.get("module_path") or node.name)))
+        gated.meta = {k: v for k, v in node.meta.items() if k in ("val", "module_path", "stack_trace")}
+        for user in users:
+            user.replace_input_with(node, gated)
+
+    def _mask(self, positions: npt.NDArray[np.int64], path: str) -> Node:
+        """The edge that carries a mask: a group's own, or a view over several groups."""
+        return self.graph.call_function(operator.getitem, (self._masks, self._mask_name(positions, path)))
+
+    def _mask_name(self, positions: npt.NDArray[np.int64], path: str) -> str:
+        for group in self.plan.groups:
+            own = np.arange(group.start, group.start + group.num_features)
+            if positions.ndim == 1 and np.array_equal(positions, own):
+                return group.name
+        for name, known in self.views.items():
+            if np.array_equal(known, positions):
+                return name
+        taken = {*self.views, *(group.name for group in self.plan.groups)}
+        name = next(n for n in _numbered(path) if n not in taken)
+        self.views[name] = positions
+        return name
+
+
+class _Layout:
+    """How a node's arguments are laid out over a layer's operands and its own parameters."""
+
+    def __init__(
+        self, node: Node, owner: str | None, masks: Masks, aliases: Callable[[Node], frozenset[str]]
+    ) -> None:
+        self.operands: list[Node] = []
+        self.attribute_of: dict[Argument, str] = {}
+        self._owner, self._aliases = owner, aliases
+        self._masks: dict[Argument, list[tuple[int, tuple[int, ...]]]] = {}
+        for position, (_, slots) in enumerate(masks):
+            for argument, shape in slots.items():
+                self._masks.setdefault(argument, []).append((position, shape))
+        assert isinstance(node.target, torch._ops.OpOverload)
+        args: list[Any] = []
+        kwargs: list[tuple[str, Any]] = []
+        given = arguments_of(node)
+        for argument in node.target._schema.arguments:
+            if argument.name not in given:
+                continue
+            value = self._lay_out(given[argument.name], argument.name)
+            if argument.kwarg_only:
+                if argument.name in node.kwargs:
+                    kwargs.append((argument.name, value))
+            else:
+                args.append(value)
+        self.call = OperatorCall(node.target, tuple(args), tuple(kwargs), self._places(RESULT))
+
+    def _lay_out(self, value: Any, name: str) -> Any:
+        if isinstance(value, list | tuple) and any(isinstance(v, Node) for v in value):
+            return [self._slot(v, Argument(name, i)) for i, v in enumerate(value)]
+        return self._slot(value, Argument(name))
+
+    def _slot(self, value: Any, argument: Argument) -> Any:
+        places = self._places(argument)
+        if not isinstance(value, Node):
+            if isinstance(value, list | tuple):
+                return list(value)
+            return Slot(masks=places) if places and value is None else value
+        if value.op == "get_attr" and value.meta.get("role") == "flag":
+            return Slot(attribute="training")
+        if self._owner is not None and value.op == "get_attr":
+            name = min(n for n in self._aliases(value) if n.rpartition(".")[0] == self._owner)
+            attribute = name.rpartition(".")[2]
+            self.attribute_of[argument] = attribute
+            return Slot(attribute=attribute, masks=places)
+        if value not in self.operands:
+            self.operands.append(value)
+        return Slot(operand=self.operands.index(value), masks=places)
+
+    def _places(self, argument: Argument) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        return tuple(self._masks.get(argument, ()))
+
+
+def _register(layer: HATLayer, call: OperatorCall) -> int:
+    """The position of a call among the layer's; calls that are alike are one."""
+    for position, known in enumerate(layer.calls):
+        if known == call:
+            return position
+    layer.calls.append(call)
+    return len(layer.calls) - 1
+
+
+def _which(position: int) -> dict[str, int]:
+    return {"call": position} if position else {}
+
+
+def _share(root: nn.Module, layer: HATLayer, attribute: str) -> None:
+    value = getattr(root, attribute)
+    if isinstance(value, nn.Parameter):
+        layer.register_parameter(attribute, value)
+    else:
+        layer.register_buffer(attribute, value, persistent=False)
+
+
+def _is_plumbing(node: Node) -> bool:
+    """What may go when nothing uses it: reads, and masks that no gate took."""
+    return node.op == "get_attr" or node.target is operator.getitem or node.target == REGISTRY
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name or "masks"
+    number = 2
+    while True:
+        yield f"{name or 'masks'}.{number}"
+        number += 1

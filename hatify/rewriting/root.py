@@ -1,0 +1,71 @@
+"""A tree of modules that holds the model's parameters and buffers under their names, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hatify.rewriting.layers import HATLayer
+
+
+def copy_tensors(model: nn.Module, constants: dict[str, Any]) -> nn.Module:
+    """A tree with copies of all tensors; what the model shares is shared, under all its names."""
+    root = nn.Module()
+    copies: dict[int, Any] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in copies:
+            copy = parameter.detach().clone()
+            copies[id(parameter)] = nn.Parameter(copy, requires_grad=parameter.requires_grad)
+        owner, attribute = _owner(root, name)
+        owner.register_parameter(attribute, copies[id(parameter)])
+    transient = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+    }
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        copies.setdefault(id(buffer), buffer.detach().clone())
+        owner, attribute = _owner(root, name)
+        owner.register_buffer(attribute, copies[id(buffer)], persistent=name not in transient)
+    for name, value in constants.items():
+        owner, attribute = _owner(root, name)
+        if isinstance(value, torch.Tensor):
+            owner.register_buffer(attribute, value.detach().clone(), persistent=False)
+        else:
+            setattr(owner, attribute, value)
+    root.training = model.training
+    return root
+
+
+def layer_at(root: nn.Module, path: str) -> HATLayer:
+    """The HAT layer at a path; a plain node of the tree there becomes one, with all that it holds."""
+    owner, attribute = _owner(root, path)
+    existing = owner._modules.get(attribute)
+    if isinstance(existing, HATLayer):
+        return existing
+    layer = HATLayer()
+    layer.training = root.training
+    if existing is not None:
+        layer._parameters.update(existing._parameters)
+        layer._buffers.update(existing._buffers)
+        layer._non_persistent_buffers_set.update(existing._non_persistent_buffers_set)
+        layer._modules.update(existing._modules)
+    owner.add_module(attribute, layer)
+    return layer
+
+
+def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The node that holds `name`, made where it is missing, and the attribute there."""
+    path, _, attribute = name.rpartition(".")
+    node = root
+    for part in path.split(".") if path else ():
+        if part not in node._modules:
+            child = nn.Module()
+            child.training = root.training
+            node.add_module(part, child)
+        child_or_none = node._modules[part]
+        assert child_or_none is not None
+        node = child_or_none
+    return node, attribute

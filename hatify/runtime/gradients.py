@@ -1,0 +1,20 @@
+"""What the formulas do to gradients: the gate on locked entries, and the embeddings' compensation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gated_gradient(gradient: Tensor, lock: Tensor) -> Tensor:
+    """The gradient with locked entries at zero, `g * (1 - lock)` (Serra et al. 2018, eq. 2), even if g is NaN."""
+    return gradient.masked_fill(lock, 0.0)
+
+
+def compensated_gradient(
+    gradient: Tensor, embedding: Tensor, mask_scale: float, s_max: float, exponent_limit: float
+) -> Tensor:
+    """`g * (s_max / s) * (cosh(clamp(s * e, -50, 50)) + 1) / (cosh(e) + 1)` (Serra et al. 2018, eq. 4)."""
+    scaled = (mask_scale * embedding).clamp(-exponent_limit, exponent_limit)
+    factor = (torch.cosh(scaled) + 1) / (torch.cosh(embedding) + 1)
+    return gradient * factor * (s_max / mask_scale)

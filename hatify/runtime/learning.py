@@ -1,0 +1,81 @@
+"""Learning one task: progress, mask scale, regularizer, and the locks that hold meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hatify.config import HATConfig
+from hatify.masks.registry import MaskRegistry
+from hatify.masks.regularization import regularization
+from hatify.runtime.gradients import compensated_gradient, gated_gradient
+from hatify.runtime.schedule import scheduled_scale
+
+
+class LearningTask:
+    """A task being learned, from `net.learn`.
+
+    task_id: the task. steps: optimizer steps of the whole task; None where `progress` is set by hand.
+    progress: how far the task is, in [0, 1]; it moves on with each optimizer step.
+    """
+
+    def __init__(
+        self,
+        registry: MaskRegistry,
+        config: HATConfig,
+        task_id: int,
+        steps: int | None,
+        locks: Mapping[nn.Parameter, Tensor],
+    ) -> None:
+        self.task_id = task_id
+        self.steps = steps
+        self.progress = 0.0
+        self._registry = registry
+        self._config = config
+        self._locks = {id(p): (None if bool(lock.all()) else lock) for p, lock in locks.items() if bool(lock.any())}
+        self._embeddings = {id(e): e for e in registry.task_embeddings(task_id)}
+        self._used_scale: float | None = None
+
+    @property
+    def mask_scale(self) -> float:
+        """The scheduled mask scale at the present progress."""
+        config = self._config
+        return scheduled_scale(config.schedule, self.progress, config.s_max, config.schedule_cycles)
+
+    def regularization(self) -> Tensor:
+        """What the task pays for features that no other task has taken, a scalar; see `HATConfig.regularizer`."""
+        config = self._config
+        return regularization(
+            self._registry, self.task_id, self.mask_scale, mode=config.regularizer, quota=config.quota
+        )
+
+    def used_scale(self, mask_scale: float | None) -> None:
+        """Note the scale of the last forward pass: the compensation divides by it."""
+        self._used_scale = mask_scale
+
+    def step_taken(self, count: int) -> None:
+        """Move on after the `count`-th optimizer step, and clamp the embeddings."""
+        if self.steps is not None:
+            self.progress = min(count / self.steps, 1.0)
+        limit = self._config.embedding_limit
+        with torch.no_grad():
+            for embedding in self._embeddings.values():
+                embedding.clamp_(-limit, limit)
+
+    def gradient(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """A parameter's gradient as this task may use it."""
+        if id(parameter) in self._embeddings:
+            return self._compensate(parameter, gradient)
+        if id(parameter) not in self._locks:
+            return gradient
+        lock = self._locks[id(parameter)]
+        return torch.zeros_like(gradient) if lock is None else gated_gradient(gradient, lock)
+
+    def _compensate(self, embedding: nn.Parameter, gradient: Tensor) -> Tensor:
+        config = self._config
+        if not config.compensation:
+            return gradient
+        scale = self._used_scale if self._used_scale is not None else self.mask_scale
+        return compensated_gradient(gradient, embedding.detach(), scale, config.s_max, config.exponent_limit)

@@ -1,0 +1,38 @@
+"""Fused attention and softmax."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hatify.analysis.call import Call
+from hatify.analysis.effect import Effect
+from hatify.analysis.support import expand, varies
+from rewriters.linear import _couple
+from rewriters.registry import rewriter
+
+aten = torch.ops.aten
+
+
+@rewriter(aten.scaled_dot_product_attention.default)
+def attention(call: Call) -> Effect:
+    """Queries and keys are contracted over their head dimension; the result has the value's features."""
+    query, key, value = call["query"], call["key"], call["value"]
+    q, k, v = call.support(query), call.support(key), call.support(value)
+    if varies(v, -2):
+        return call.live(reads=call.operands)
+    if call["enable_gqa"]:
+        repeats = call.shape(query)[-3] // call.shape(value)[-3]
+        v = np.repeat(expand(v, call.shape(value), [v.ndim - 3]), repeats, axis=-3)
+        return Effect(v, flows=(value,), reads=(query, key))
+    reads, pairs = _couple(call, query, key, q, np.swapaxes(k, -1, -2))
+    return Effect(v, flows=(value,), reads=reads, pairs=pairs)
+
+
+@rewriter(aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default)
+def softmax(call: Call) -> Effect:
+    """Mixes one dimension, where dead entries are read as zeros; its own zeros become non-zero."""
+    operand = call["self"]
+    mixes = varies(call.support(operand), call.dimension("dim", operand))
+    reads = (operand,) if mixes else ()
+    return Effect(call.support(operand), flows=(operand,), reads=reads, keeps_zero=False)

@@ -1,0 +1,67 @@
+"""Tensors made in the graph, and functions of them that carry no features."""
+
+from __future__ import annotations
+
+import torch
+
+from hatify.analysis.call import Call
+from hatify.analysis.effect import Effect
+from hatify.analysis.support import zero
+from rewriters.registry import rewriter
+
+aten = torch.ops.aten
+
+
+@rewriter(aten.zeros, aten.zeros_like, aten.new_zeros)
+def zeros(call: Call) -> Effect:
+    return Effect(zero(len(call.result_shape)))
+
+
+@rewriter(
+    aten.ones,
+    aten.ones_like,
+    aten.new_ones,
+    aten.full,
+    aten.full_like,
+    aten.new_full,
+    aten.empty,
+    aten.empty_like,
+    aten.new_empty,
+    aten.arange,
+    aten.linspace,
+    aten.eye,
+    aten.scalar_tensor,
+    aten.rand,
+    aten.rand_like,
+    aten.randn,
+    aten.randn_like,
+    aten.bernoulli,
+)
+def live(call: Call) -> Effect:
+    return call.live()
+
+
+@rewriter(
+    aten.eq,
+    aten.ne,
+    aten.lt,
+    aten.le,
+    aten.gt,
+    aten.ge,
+    aten.argmax,
+    aten.argmin,
+    aten.logical_not,
+    aten.logical_or,
+    aten.bitwise_not,
+    aten.bitwise_or,
+    aten.isinf,
+    aten.isnan,
+    aten.diff,
+    aten.one_hot,
+    aten.log,
+    aten.reciprocal,
+    aten.rsqrt,
+)
+def reads_everything(call: Call) -> Effect:
+    """Features end here: a result that depends on entries in another way, or is infinite at zero."""
+    return call.live(reads=call.operands)

@@ -1,0 +1,22 @@
+"""Look-up tables."""
+
+from __future__ import annotations
+
+import torch
+
+from hatify.analysis.call import Call
+from hatify.analysis.effect import RESULT, Argument, Effect, Factor, Gate, Use
+from hatify.analysis.support import along, has_variables
+from rewriters.registry import rewriter
+
+aten = torch.ops.aten
+
+
+@rewriter(aten.embedding.default)
+def embedding(call: Call) -> Effect:
+    """weight: (entries, features). The looked-up rows are gated, which is cheaper than the whole table."""
+    features = call.fresh(call.result_shape[-1])
+    gate = Gate(features, {RESULT: (-1,)})
+    use = Use(Argument("weight"), (Factor(along(features, 1, 2), "output", call.node),))
+    result = along(features, -1, len(call.result_shape))
+    return Effect(result, gates=(gate,) if has_variables(features) else (), uses=(use,))

@@ -1,0 +1,64 @@
+"""Pooling and resizing: they keep a support as long as the resized dimensions carry no structure."""
+
+from __future__ import annotations
+
+import torch
+
+from hatify.analysis.call import Call
+from hatify.analysis.effect import Effect
+from hatify.analysis.support import varies
+from rewriters.registry import rewriter
+
+aten = torch.ops.aten
+
+
+def resized(call: Call, dimensions: int) -> Effect:
+    """A function along the last `dimensions` dimensions that maps zeros to zeros."""
+    operand = call["self"] if "self" in call else call["input"]
+    support = call.support(operand)
+    if any(varies(support, -1 - d) for d in range(dimensions)):
+        return call.live(reads=(operand,))
+    several = isinstance(call.node.meta["val"], tuple | list)
+    return Effect(tuple(support for _ in call.results) if several else support, flows=(operand,))
+
+
+@rewriter(
+    aten.max_pool1d,
+    aten.avg_pool1d,
+    aten.adaptive_avg_pool1d,
+    aten.adaptive_max_pool1d,
+    aten.upsample_nearest1d,
+    aten.upsample_linear1d,
+)
+def resized_1d(call: Call) -> Effect:
+    return resized(call, 1)
+
+
+@rewriter(
+    aten.max_pool2d,
+    aten.max_pool2d_with_indices,
+    aten.avg_pool2d,
+    aten.adaptive_avg_pool2d,
+    aten.adaptive_max_pool2d,
+    aten.upsample_nearest2d,
+    aten.upsample_bilinear2d,
+    aten.upsample_bicubic2d,
+    aten._upsample_nearest_exact2d,
+    aten._upsample_bilinear2d_aa,
+    aten._upsample_bicubic2d_aa,
+    aten.grid_sampler,
+)
+def resized_2d(call: Call) -> Effect:
+    return resized(call, 2)
+
+
+@rewriter(
+    aten.max_pool3d,
+    aten.avg_pool3d,
+    aten.adaptive_avg_pool3d,
+    aten.adaptive_max_pool3d,
+    aten.upsample_nearest3d,
+    aten.upsample_trilinear3d,
+)
+def resized_3d(call: Call) -> Effect:
+    return resized(call, 3)
