@@ -82,7 +82,7 @@ class Rewriter:
 
     def _call(self, layer: HATLayer, path: str, before: Node, function: Callable[..., Any], args: list[Any]) -> Node:
         position = _register(layer, OperatorCall(function, tuple(args)))
-        with self.graph.inserting_after(before):
+        with self.graph.inserting_after(max(before, self._masks)):
             call = self.graph.call_module(path, (), {"task_id": self._task_id, **_which(position)})
         return call
 
