@@ -64,4 +64,5 @@ def parameter_growth(net: HATModule, model: nn.Module) -> float:
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:
     """The largest difference over the largest value."""
-    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    difference = (actual - expected).detach().abs().max()
+    return float(difference / expected.detach().abs().max().clamp(min=1e-12))

@@ -7,8 +7,8 @@ import torch
 
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
-from hatify.analysis.support import expand, varies
-from rewriters.linear import _couple
+from hatify.analysis.support import varies
+from rewriters.contraction import couple, matrices
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
@@ -18,15 +18,14 @@ aten = torch.ops.aten
 def attention(call: Call) -> Effect:
     """Queries and keys are contracted over their head dimension; the result has the value's features."""
     query, key, value = call["query"], call["key"], call["value"]
-    q, k, v = call.support(query), call.support(key), call.support(value)
-    if varies(v, -2):
+    support = call.support(value)
+    if varies(support, -2):
         return call.live(reads=call.operands)
-    if call["enable_gqa"]:
+    reads, pairs = couple(call, matrices(call, query, "row", "summed"), matrices(call, key, "column", "summed"))
+    if call["enable_gqa"] and varies(support, -3):
         repeats = call.shape(query)[-3] // call.shape(value)[-3]
-        v = np.repeat(expand(v, call.shape(value), [v.ndim - 3]), repeats, axis=-3)
-        return Effect(v, flows=(value,), reads=(query, key))
-    reads, pairs = _couple(call, query, key, q, np.swapaxes(k, -1, -2))
-    return Effect(v, flows=(value,), reads=reads, pairs=pairs)
+        support = np.repeat(support, repeats, axis=-3)
+    return Effect(support, flows=(value,), reads=reads, pairs=pairs)
 
 
 @rewriter(aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, is_tensor
-from hatify.analysis.effect import Effect
-from hatify.analysis.support import Support, along, broadcast, compress, expand, varies
+from hatify.analysis.call import Call, arguments_of, is_tensor
+from hatify.analysis.effect import Argument, Effect
+from hatify.analysis.support import Support, broadcast, compress, expand, varies
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
+
+FILLED = (aten.full.default, aten.full_like.default, aten.new_full.default, aten.scalar_tensor.default)
 
 
 def elementwise(call: Call, *, keeps_zero: bool) -> Effect:
@@ -35,24 +39,29 @@ def elementwise(call: Call, *, keeps_zero: bool) -> Effect:
     aten.softshrink,
     aten.hardshrink,
     aten.abs,
+    aten.absolute,
     aten.neg,
+    aten.negative,
+    aten.positive,
     aten.sign,
     aten.sgn,
-    aten.sqrt,
     aten.square,
     aten.sin,
     aten.tan,
     aten.asin,
+    aten.arctan,
     aten.atan,
     aten.sinh,
     aten.asinh,
     aten.erf,
+    aten.special_erf,
     aten.expm1,
     aten.log1p,
     aten.floor,
     aten.ceil,
     aten.round,
     aten.trunc,
+    aten.nan_to_num,
     aten.dropout,
     aten.feature_dropout,
     aten.clone,
@@ -72,6 +81,7 @@ def keeps_zeros(call: Call) -> Effect:
 
 @rewriter(
     aten.sigmoid,
+    aten.special_expit,
     aten.hardsigmoid,
     aten.softplus,
     aten.log_sigmoid,
@@ -82,60 +92,99 @@ def keeps_zeros(call: Call) -> Effect:
     aten.erfc,
     aten.alpha_dropout,
     aten.feature_alpha_dropout,
+    aten.log,
+    aten.log2,
+    aten.log10,
+    aten.logit,
+    aten.reciprocal,
+    aten.rsqrt,
+    aten.sqrt,
+    aten.pow.Scalar,
 )
 def loses_zeros(call: Call) -> Effect:
+    """Also what is infinite at zero, or has an infinite slope there: it must see the values before any gate."""
     return elementwise(call, keeps_zero=False)
 
 
-@rewriter(aten.clamp, aten.hardtanh, aten.clip)
+@rewriter(aten.clamp, aten.clip, aten.hardtanh, aten.clamp_min, aten.clamp_max)
 def clamp(call: Call) -> Effect:
     low = call["min"] if "min" in call else call["min_val"]
     high = call["max"] if "max" in call else call["max_val"]
     if is_tensor(low) or is_tensor(high):
         return call.live(reads=call.operands)
-    return elementwise(call, keeps_zero=(low is None or low <= 0) and (high is None or high >= 0))
+    return elementwise(call, keeps_zero=_allows_zero(low, high))
 
 
-@rewriter(aten.clamp_min, aten.clamp_max, aten.threshold)
-def clamp_one_side(call: Call) -> Effect:
-    if "threshold" in call:
-        return elementwise(call, keeps_zero=call["value"] == 0 or call["threshold"] < 0)
-    if "min" in call:
-        return elementwise(call, keeps_zero=not is_tensor(call["min"]) and call["min"] <= 0)
-    return elementwise(call, keeps_zero=not is_tensor(call["max"]) and call["max"] >= 0)
+def _allows_zero(low: object, high: object) -> bool:
+    """Whether zero lies between two bounds; a bound that is computed in the graph is not known."""
+    above = low is None or (isinstance(low, int | float) and low <= 0)
+    below = high is None or (isinstance(high, int | float) and high >= 0)
+    return above and below
 
 
-@rewriter(aten.pow.Tensor_Scalar, aten.pow_.Scalar)
+@rewriter(aten.threshold)
+def threshold(call: Call) -> Effect:
+    """`x` where it is above the threshold, else `value`."""
+    return elementwise(call, keeps_zero=call["value"] == 0 or call["threshold"] < 0)
+
+
+@rewriter(aten.pow.Tensor_Scalar, aten.pow_.Scalar, aten.float_power.Tensor_Scalar)
 def power(call: Call) -> Effect:
+    """Below 1, the power or its slope is infinite at zero: the gate goes behind it."""
     exponent = call["exponent"]
-    if isinstance(exponent, Node) or exponent <= 0:
-        return call.live(reads=call.operands)  # infinite at zero: no gate can follow
-    return elementwise(call, keeps_zero=True)
+    return elementwise(call, keeps_zero=isinstance(exponent, int | float) and exponent >= 1)
 
 
-@rewriter(aten.add, aten.sub, aten.maximum, aten.minimum)
+@rewriter(aten.pow.Tensor_Tensor, aten.float_power.Tensor_Tensor)
+def power_of_tensor(call: Call) -> Effect:
+    """The base's features; the exponent (a learned one, say) is read as it is."""
+    return Effect(_to_rank(call.support(call["self"]), call), flows=(call["self"],), keeps_zero=False)
+
+
+@rewriter(aten.add, aten.sub, aten.subtract, aten.maximum, aten.minimum)
 def add(call: Call) -> Effect:
     """Zero where both operands are: their features are coupled."""
     left, right = call["self"], call["other"]
     if not is_tensor(left) or not is_tensor(right):
-        return elementwise(call, keeps_zero=left == 0 or right == 0)
-    return summed(call, left, right)
+        return elementwise(call, keeps_zero=_is_zero(left) or _is_zero(right))
+    return combined(call, left, right)
 
 
 @rewriter(aten.rsub)
 def subtract_from(call: Call) -> Effect:
     left, right = call["self"], call["other"]
-    if not is_tensor(right):
-        return elementwise(call, keeps_zero=right == 0)
-    return summed(call, left, right)
+    return combined(call, left, right) if is_tensor(right) else elementwise(call, keeps_zero=_is_zero(right))
 
 
-@rewriter(aten.where.self)
+@rewriter(aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar)
 def where(call: Call) -> Effect:
-    return summed(call, call["self"], call["other"])
+    chosen = call["self"], call["other"]
+    tensors = [value for value in chosen if is_tensor(value)]
+    if not tensors or any(_is_infinite(value) for value in chosen):
+        return call.live(reads=call.operands)  # no gate can follow: 0 * inf is NaN
+    if len(tensors) == 2:
+        return combined(call, *tensors)
+    return Effect(
+        _to_rank(call.support(tensors[0]), call),
+        flows=(tensors[0],),
+        keeps_zero=any(_is_zero(value) for value in chosen),
+    )
 
 
-def summed(call: Call, left: Node, right: Node) -> Effect:
+@rewriter(aten.lerp.Scalar)
+def interpolate(call: Call) -> Effect:
+    return combined(call, call["self"], call["end"])
+
+
+@rewriter(aten.masked_fill)
+def masked_fill(call: Call) -> Effect:
+    operand, value = call["self"], call["value"]
+    if _is_infinite(value):
+        return call.live(reads=call.operands)  # no gate can follow: 0 * inf is NaN
+    return Effect(_to_rank(call.support(operand), call), flows=(operand,), keeps_zero=_is_zero(value))
+
+
+def combined(call: Call, left: Node, right: Node) -> Effect:
     """The effect of a result that is zero where both operands are."""
     combination = call.variables.combine(call.support(left), call.support(right))
     carried = [node for node, carries in zip((left, right), combination.carries, strict=True) if carries]
@@ -146,7 +195,7 @@ def summed(call: Call, left: Node, right: Node) -> Effect:
     )
 
 
-@rewriter(aten.mul, aten.logical_and, aten.bitwise_and, aten.__and__)
+@rewriter(aten.mul, aten.multiply, aten.logical_and, aten.bitwise_and, aten.__and__)
 def multiply(call: Call) -> Effect:
     """Zero where either operand is: their features are coupled, and one gate serves both."""
     left, right = call["self"], call["other"]
@@ -168,7 +217,7 @@ def _spans(call: Call, node: Node, result: Support) -> bool:
     return bool((~features | (operand == result)).all()) and bool(features.any())
 
 
-@rewriter(aten.div)
+@rewriter(aten.div, aten.divide, aten.true_divide)
 def divide(call: Call) -> Effect:
     """Zero where the numerator is. A divisor must not be zero, so it is never gated."""
     left, right = call["self"], call["other"]
@@ -177,22 +226,23 @@ def divide(call: Call) -> Effect:
     return Effect(_to_rank(call.support(left), call), flows=(left,))
 
 
-@rewriter(aten.masked_fill)
-def masked_fill(call: Call) -> Effect:
-    operand, value = call["self"], call["value"]
-    return Effect(_to_rank(call.support(operand), call), flows=(operand,), keeps_zero=not is_tensor(value) and value == 0)
+@rewriter(aten.addcmul)
+def add_product(call: Call) -> Effect:
+    """`self + tensor1 * tensor2`: zero where `self` and one of the factors are."""
+    addend, left, right = call["self"], call["tensor1"], call["tensor2"]
+    product = call.variables.combine(call.support(left), call.support(right))
+    result = call.variables.combine(call.support(addend), product.support)
+    is_exact = product.exact and result.exact
+    if not is_exact or {*product.carries, *result.carries} != {True}:
+        return call.live(reads=call.operands)
+    return Effect(_to_rank(result.support, call), flows=tuple(dict.fromkeys((addend, left, right))))
 
 
 @rewriter(aten.prelu)
 def prelu(call: Call) -> Effect:
-    """The slope of a channel multiplies the channel: where that is dead, nothing reads the slope."""
-    operand, slope = call["self"], call["weight"]
-    support = call.support(operand)
-    if call.shape(slope) != (1,) and varies(support, 1):
-        slopes = along(call.support(slope).ravel(), 1, support.ndim)
-        support = call.variables.combine(support, slopes).support
-        return Effect(support, factors=(operand, slope))
-    return Effect(support, flows=(operand,))
+    """The slopes are as small as a norm's affine parameters, and like those kept once a task."""
+    operand = call["self"]
+    return Effect(call.support(operand), flows=(operand,), per_task=(Argument("weight"),))
 
 
 @rewriter(aten.glu)
@@ -207,6 +257,17 @@ def gated_linear_unit(call: Call) -> Effect:
     if combination.carries != (True, True) or not combination.exact:
         return call.live(reads=(operand,))
     return Effect(compress(call.variables.find(values)), flows=(operand,))
+
+
+def _is_zero(value: object) -> bool:
+    return isinstance(value, int | float) and value == 0
+
+
+def _is_infinite(value: object) -> bool:
+    """Whether an argument is an infinite number, or a tensor made of one."""
+    if isinstance(value, Node) and value.target in FILLED:
+        value = arguments_of(value).get("fill_value", arguments_of(value).get("s"))
+    return isinstance(value, float) and math.isinf(value)
 
 
 def _to_rank(support: Support, call: Call) -> Support:

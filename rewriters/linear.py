@@ -1,4 +1,4 @@
-"""Products with a weight matrix: linear layers and raw matrix products with a parameter."""
+"""Products with a weight: linear and bilinear layers, and raw matrix products with a parameter."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from torch.fx import Node
 from hatify.analysis.call import Call, is_parameter
 from hatify.analysis.effect import Argument, Effect, Factor, Gate, Use
 from hatify.analysis.support import Support, along, has_variables, varies
+from rewriters.contraction import contract, matrices
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
 
+WEIGHT, BIAS = Argument("weight"), Argument("bias")
+
 
 @rewriter(aten.linear.default)
 def linear(call: Call) -> Effect:
-    bias = Argument("bias") if call["bias"] is not None else None
-    return project(call, call["input"], Argument("weight"), transposed=False, bias=bias)
+    bias = BIAS if call["bias"] is not None else None
+    return project(call, call["input"], WEIGHT, transposed=False, bias=bias)
 
 
 @rewriter(aten.addmm.default)
@@ -28,11 +31,13 @@ def add_product(call: Call) -> Effect:
     return project(call, call["mat1"], Argument("mat2"), transposed=True, bias=Argument("self"))
 
 
-def project(call: Call, operand: Node, weight: Argument, *, transposed: bool, bias: Argument | None) -> Effect:
+def project(
+    call: Call, operand: Node, weight: Argument, *, transposed: bool, bias: Argument | None
+) -> Effect:
     """A product over the operand's last dimension with a weight (out, in), or (in, out) where `transposed`."""
     support = call.support(operand)
     out_dimension, in_dimension = (1, 0) if transposed else (0, 1)
-    if not varies(support, -1) and has_variables(support) and call.variables.has_features(support):
+    if not varies(support, -1) and call.has_features(operand):
         return _mix_positions(support, operand, weight, bias)
     features = call.fresh(call.result_shape[-1])
     result = along(features, -1, len(call.result_shape))
@@ -63,48 +68,52 @@ def _gates(features: np.ndarray, slots: dict[Argument, tuple[int, ...]]) -> tupl
     return (Gate(features, slots),) if has_variables(features) else ()
 
 
-@rewriter(aten.matmul.default, aten.mm.default, aten.bmm.default)
+@rewriter(aten.bilinear.default)
+def bilinear(call: Call) -> Effect:
+    """weight: (out, first, second). An entry is used where its output and both of its inputs are."""
+    first, second = call["input1"], call["input2"]
+    features = call.fresh(call.result_shape[-1])
+    one, other = call.support(first), call.support(second)
+    rows = one.ndim - 1
+    factors = (
+        Factor(along(features, 0, 3), "output", call.node),
+        Factor(one.reshape(*one.shape[:-1], 1, -1, 1), "input", first, rows),
+        Factor(other.reshape(*other.shape[:-1], 1, 1, -1), "input", second, rows),
+    )
+    slots: dict[Argument, tuple[int, ...]] = {WEIGHT: (-1, 1, 1)}
+    uses = [Use(WEIGHT, factors)]
+    if call["bias"] is not None:
+        slots[BIAS] = (-1,)
+        uses.append(Use(BIAS, (Factor(features, "output", call.node),)))
+    result = along(features, -1, len(call.result_shape))
+    return Effect(result, reads=(first, second), gates=_gates(features, slots), uses=tuple(uses))
+
+
+@rewriter(
+    aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default, aten.vdot.default
+)
 def matmul(call: Call) -> Effect:
-    left, right = call["self"], call["other"] if "other" in call else call["mat2"]
+    name = next(n for n in ("other", "mat2", "vec", "tensor") if n in call)
+    left, right = call["self"], call[name]
     if is_parameter(right) and len(call.shape(right)) == 2 and not is_parameter(left):
-        name = "other" if "other" in call else "mat2"
         return project(call, left, Argument(name), transposed=True, bias=None)
-    if len(call.shape(left)) < 2 or len(call.shape(right)) < 2:
-        return call.live(reads=(left, right))
-    return contract(call, left, right)
+    return product(call, left, right)
 
 
 @rewriter(aten.baddbmm.default)
 def add_batched_product(call: Call) -> Effect:
-    """`beta * input + batch1 @ batch2`: attention scores with a bias."""
-    return call.live(pairs=(), reads=call.operands)
+    """`beta * input + alpha * batch1 @ batch2`: attention scores with a bias."""
+    added = call["self"]
+    effect = product(call, call["batch1"], call["batch2"])
+    if effect.flows:
+        return call.live(reads=call.operands)
+    return call.live(reads=(*effect.reads, added), pairs=effect.pairs)
 
 
-def contract(call: Call, left: Node, right: Node) -> Effect:
-    """`left @ right` of two activations.
-
-    Over the contracted dimension their features are coupled, so that one gate serves both. The result keeps the
-    features of the right operand's columns (attention: the value's), or else those of the left operand's rows.
-    """
-    dimensions = len(call.result_shape)
-    a, b = (s.reshape((1,) * (dimensions - s.ndim) + s.shape) for s in (call.support(left), call.support(right)))
-    if varies(a, -1) or varies(b, -2):
-        reads, pairs = _couple(call, left, right, a, b)
-        return call.live(reads=reads, pairs=pairs)
-    if call.variables.has_features(b):
-        return Effect(b, flows=(right,), reads=(left,))
-    return Effect(a, flows=(left,), reads=(right,))
-
-
-def _couple(
-    call: Call, left: Node, right: Node, a: Support, b: Support
-) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
-    """Couple what is contracted; what cannot be coupled must be zero on both sides."""
-    transposed = np.swapaxes(b, -1, -2)
-    alike = all(x == y for x, y in zip(a.shape, transposed.shape, strict=True))
-    if not alike or not call.variables.has_features(a) or not call.variables.has_features(b):
-        return (left, right), ()
-    combination = call.variables.combine(a, transposed)
-    if combination.carries == (True, True) and combination.exact:
-        return (), (left, right)
-    return (left, right), ()
+def product(call: Call, left: Node, right: Node) -> Effect:
+    """`left @ right` of two activations, matrices, batches of them or vectors."""
+    rows = ("row",) if len(call.shape(left)) > 1 else ()
+    columns = ("column",) if len(call.shape(right)) > 1 else ()
+    one, other = matrices(call, left, *rows, "summed"), matrices(call, right, "summed", *columns)
+    batch = range(-max(len(call.shape(left)), len(call.shape(right))), -2)
+    return contract(call, one, other, (*batch, *rows, *columns))

@@ -5,7 +5,7 @@ Masked features come back through the bias, so each is gated after the affine: t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect, Gate
-from hatify.analysis.support import has_variables
+from hatify.analysis.support import has_variables, varies
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
@@ -24,37 +24,47 @@ MEAN, VARIANCE = Argument("running_mean"), Argument("running_var")
 
 @rewriter(aten.batch_norm.default, aten.instance_norm.default)
 def channelwise(call: Call) -> Effect:
-    """Each channel has its own statistics: dead channels disturb no other."""
-    operand = call["input"]
-    per_task = tuple(a for a in (WEIGHT, BIAS, MEAN, VARIANCE) if call[a.name] is not None)
-    gates = _affine_gate(call, operand, [1])
-    return Effect(call.support(operand), flows=(operand,), keeps_zero=False, gates=gates, per_task=per_task)
+    """Each channel has its own statistics, over all other dimensions."""
+    rank = len(call.shape(call["input"]))
+    return _normalized(call, mixes=[d for d in range(rank) if d != 1], affine=[1])
 
 
 @rewriter(aten.group_norm.default)
 def group_norm(call: Call) -> Effect:
-    """Mixes the channels of a group: dead ones are read as zeros."""
-    return _mixing(call, call["input"], [1])
+    """Each group of channels has its own statistics, but each channel its own affine parameters."""
+    rank = len(call.shape(call["input"]))
+    return _normalized(call, mixes=range(1, rank), affine=[1])
 
 
 @rewriter(aten.layer_norm.default, aten.rms_norm.default)
 def layer_norm(call: Call) -> Effect:
+    rank = len(call.shape(call["input"]))
+    normalized = range(rank - len(call["normalized_shape"]), rank)
+    return _normalized(call, mixes=normalized, affine=normalized)
+
+
+def _normalized(call: Call, *, mixes: Collection[int], affine: Collection[int]) -> Effect:
+    """A norm with statistics over the dimensions `mixes` and parameters along the dimensions `affine`.
+
+    Where features lie along a mixed dimension they share statistics, and dead ones are read as zeros.
+    """
     operand = call["input"]
-    dimensions = len(call.shape(operand))
-    return _mixing(call, operand, list(range(dimensions - len(call["normalized_shape"]), dimensions)))
+    support = call.support(operand)
+    is_mixed = any(varies(support, d) for d in mixes)
+    return Effect(
+        support,
+        flows=() if is_mixed else (operand,),
+        reads=(operand,) if is_mixed else (),
+        keeps_zero=False,
+        gates=_affine_gate(call, operand, affine),
+        per_task=tuple(a for a in (WEIGHT, BIAS, MEAN, VARIANCE) if call[a.name] is not None),
+    )
 
 
-def _mixing(call: Call, operand: Node, dimensions: Sequence[int]) -> Effect:
-    per_task = tuple(a for a in (WEIGHT, BIAS) if call[a.name] is not None)
-    gates = _affine_gate(call, operand, dimensions)
-    parts = {"reads": (operand,)} if gates else {"flows": (operand,)}
-    return Effect(call.support(operand), keeps_zero=False, gates=gates, per_task=per_task, **parts)
-
-
-def _affine_gate(call: Call, operand: Node, dimensions: Sequence[int]) -> tuple[Gate, ...]:
+def _affine_gate(call: Call, operand: Node, dimensions: Collection[int]) -> tuple[Gate, ...]:
     """The mask over the affine parameters' dimensions; none where the features lie elsewhere."""
     support, shape = call.support(operand), call.shape(operand)
-    if any(support.shape[d] > 1 for d in range(support.ndim) if d not in dimensions):
+    if any(varies(support, d) for d in range(support.ndim) if d not in dimensions):
         return ()
     affine_shape = tuple(shape[d] for d in dimensions)
     ids = np.broadcast_to(support.reshape([support.shape[d] for d in dimensions]), affine_shape)

@@ -7,6 +7,7 @@ import torch
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import varies
+from rewriters.reduction import alike
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
@@ -18,17 +19,18 @@ def resized(call: Call, dimensions: int) -> Effect:
     support = call.support(operand)
     if any(varies(support, -1 - d) for d in range(dimensions)):
         return call.live(reads=(operand,))
-    several = isinstance(call.node.meta["val"], tuple | list)
-    return Effect(tuple(support for _ in call.results) if several else support, flows=(operand,))
+    return Effect(alike(call, support), flows=(operand,))
 
 
 @rewriter(
     aten.max_pool1d,
+    aten.max_pool1d_with_indices,
     aten.avg_pool1d,
     aten.adaptive_avg_pool1d,
     aten.adaptive_max_pool1d,
     aten.upsample_nearest1d,
     aten.upsample_linear1d,
+    aten._upsample_nearest_exact1d,
 )
 def resized_1d(call: Call) -> Effect:
     return resized(call, 1)
@@ -54,6 +56,9 @@ def resized_2d(call: Call) -> Effect:
 
 @rewriter(
     aten.max_pool3d,
+    aten.max_pool3d_with_indices,
+    aten.adaptive_max_pool3d,
+    aten._upsample_nearest_exact3d,
     aten.avg_pool3d,
     aten.adaptive_avg_pool3d,
     aten.adaptive_max_pool3d,

@@ -9,27 +9,10 @@ import torch
 
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
-from hatify.analysis.support import varies
+from hatify.analysis.support import Support, live, varies
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
-
-
-def reduced(call: Call, *, keeps_zero: bool) -> Effect:
-    """A reduction over the dimensions in `dim` (all, if there is none)."""
-    operand = call["self"]
-    support, rank = call.support(operand), len(call.shape(operand))
-    dimensions = _dimensions(call, rank)
-    if any(varies(support, d) for d in dimensions):
-        return call.live(reads=(operand,))
-    keeps_dimensions = len(call.result_shape) == rank
-    result = support if keeps_dimensions else np.squeeze(support, tuple(dimensions))
-    several = isinstance(call.node.meta["val"], tuple | list)
-    return Effect(
-        tuple(result for _ in call.results) if several else result,
-        flows=(operand,),
-        keeps_zero=keeps_zero,
-    )
 
 
 @rewriter(
@@ -40,10 +23,13 @@ def reduced(call: Call, *, keeps_zero: bool) -> Effect:
     aten.amin,
     aten.max,
     aten.min,
-    aten.median.dim,
+    aten.median,
     aten.prod,
     aten.var,
     aten.std,
+    aten.var_mean,
+    aten.std_mean,
+    aten.aminmax,
     aten.norm,
     aten.linalg_vector_norm,
 )
@@ -58,12 +44,34 @@ def loses_zeros(call: Call) -> Effect:
     return reduced(call, keeps_zero=False)
 
 
-@rewriter(aten.cumsum)
-def cumulative(call: Call) -> Effect:
+def reduced(call: Call, *, keeps_zero: bool) -> Effect:
+    """A reduction over the dimensions in `dim` (all, if there is none)."""
     operand = call["self"]
-    if varies(call.support(operand), call.dimension("dim", operand)):
+    support, rank = call.support(operand), len(call.shape(operand))
+    dimensions = _dimensions(call, rank)
+    if any(varies(support, d) for d in dimensions):
         return call.live(reads=(operand,))
-    return Effect(call.support(operand), flows=(operand,))
+    keeps_dimensions = len(call.result_shape) == rank
+    result = support if keeps_dimensions else np.squeeze(support, tuple(dimensions))
+    return Effect(alike(call, result), flows=(operand,), keeps_zero=keeps_zero)
+
+
+@rewriter(aten.cumsum, aten.cumprod, aten.sort, aten.topk)
+def along_one_dimension(call: Call) -> Effect:
+    """Each line along a dimension becomes another, and a line of zeros stays one."""
+    operand = call["self"]
+    support = call.support(operand)
+    if varies(support, call.dimension("dim", operand)):
+        return call.live(reads=(operand,))
+    return Effect(alike(call, support), flows=(operand,))
+
+
+def alike(call: Call, support: Support) -> Support | tuple[Support, ...]:
+    """The support of each result; that of indices, which are not zero where the values are, is live."""
+    value = call.node.meta["val"]
+    if isinstance(value, torch.Tensor):
+        return support
+    return tuple(support if v.is_floating_point() else live(v.dim()) for v in value)
 
 
 def _dimensions(call: Call, rank: int) -> Sequence[int]:

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import torch
-from torch._ops import OpOverload, OpOverloadPacket
+from torch._ops import OpOverloadPacket
 
 from hatify.analysis.call import Rule
 
@@ -60,8 +60,3 @@ def _in_place_twin(packet: OpOverloadPacket) -> OpOverloadPacket | None:
     namespace, _, name = packet._qualified_op_name.partition("::")
     twin = getattr(getattr(torch.ops, namespace), f"{name}_", None) if namespace == "aten" else None
     return twin if isinstance(twin, OpOverloadPacket) else None
-
-
-def operators_with_rules() -> tuple[Any, ...]:
-    """Every operator that has a rule."""
-    return tuple(op for op in load_rules() if isinstance(op, OpOverload))

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from hatify.analysis.call import Call, concrete, is_tensor
 from hatify.analysis.effect import Effect
-from hatify.analysis.support import Support, broadcast, compress, expand, reshape, varies
+from hatify.analysis.support import LIVE, ZERO, Support, compress, expand, reshape, varies
 from rewriters.elementwise import elementwise
 from rewriters.registry import rewriter
 
@@ -36,7 +36,29 @@ def moved(operand: Node, support: Support) -> Effect:
 )
 def reshaped(call: Call) -> Effect:
     operand = call["self"]
-    return moved(operand, reshape(call.support(operand), call.shape(operand), call.result_shape))
+    support = reshape(call.support(operand), call.shape(operand), call.result_shape)
+    return moved(operand, support) if _repeats_over_batch(call, support) else call.live(reads=(operand,))
+
+
+def _repeats_over_batch(call: Call, support: Support) -> bool:
+    """Whether structure along a dimension of dynamic size is the same whatever that size is.
+
+    In `batch * heads` it is, since each example has the same heads. In `(2, batch, n) -> (batch, 2 * n)` it is not:
+    what one row holds depends on the number of rows.
+    """
+    for dimension, size in enumerate(call.node.meta["val"].shape):
+        if not isinstance(size, torch.SymInt) or not varies(support, dimension):
+            continue
+        once = int(size.node.expr.as_coeff_Mul()[0])
+        lines = np.moveaxis(support, dimension, 0)
+        examples = len(lines) // once
+        is_outer = lines.reshape(examples, once, -1)
+        is_inner = lines.reshape(once, examples, -1)
+        if not ((is_outer == is_outer[:1]).all() or (is_inner == is_inner[:, :1]).all()):
+            return False
+        if once == 1:
+            return False
+    return True
 
 
 @rewriter(aten.permute.default)
@@ -282,5 +304,3 @@ def _value(argument: object) -> int | torch.SymInt:
     assert isinstance(value, int | torch.SymInt)
     return value
 
-
-__all__ = ["broadcast", "joined", "moved"]

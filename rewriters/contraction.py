@@ -1,0 +1,84 @@
+"""Products of two activations, summed over some of their dimensions.
+
+Dimensions go by labels, so that one rule serves matrix products, attention and Einstein sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.fx import Node
+
+from hatify.analysis.call import Call
+from hatify.analysis.effect import Effect
+from hatify.analysis.support import Support, has_variables, varies
+
+Label = Hashable
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One side of a contraction: a tensor, its support, and a label for each of its dimensions."""
+
+    node: Node
+    support: Support
+    labels: tuple[Label, ...]
+
+    def laid_out(self, labels: Sequence[Label]) -> Support:
+        """The support with its dimensions in the order of `labels`; a label that it lacks has size 1.
+
+        The operand's labels that are left out must carry no structure.
+        """
+        own = [label for label in labels if label in self.labels]
+        left_out = [label for label in self.labels if label not in own]
+        moved = np.transpose(self.support, [self.labels.index(label) for label in [*own, *left_out]])
+        sizes = dict(zip(own, moved.shape, strict=False))
+        return moved.reshape([sizes.get(label, 1) for label in labels])
+
+    def varies_along(self, labels: Collection[Label]) -> bool:
+        """Whether the support has structure along any of the labels."""
+        return any(varies(self.support, d) for d, label in enumerate(self.labels) if label in labels)
+
+
+def matrices(call: Call, node: Node, *labels: Label) -> Operand:
+    """An operand whose last dimensions have the given labels; the batch dimensions before them count from the end."""
+    batch = range(-len(call.shape(node)), -len(labels))
+    return Operand(node, call.support(node), (*batch, *labels))
+
+
+def contract(call: Call, left: Operand, right: Operand, result: Sequence[Label]) -> Effect:
+    """The product of two activations, summed over every label that `result` lacks.
+
+    The result keeps the features of an operand that is not summed over them: the right one's (attention: the
+    value's), or else the left one's. Features that are summed over end here.
+    """
+    summed = {*left.labels, *right.labels}.difference(result)
+    for kept, other in ((right, left), (left, right)):
+        if call.has_features(kept.node) and not kept.varies_along(summed):
+            return Effect(kept.laid_out(result), flows=(kept.node,), reads=(other.node,))
+    reads, pairs = couple(call, left, right)
+    return call.live(reads=reads, pairs=pairs)
+
+
+def couple(call: Call, left: Operand, right: Operand) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """Couple the features that are multiplied with each other, so that a gate on one side serves both.
+
+    Returns what must be zero by itself (`Effect.reads`) and what only one side of need be zero (`Effect.pairs`).
+    """
+    separate, together = ((left.node, right.node), ()), ((), (left.node, right.node))
+    labels = list(dict.fromkeys([*left.labels, *right.labels]))
+    one, other = left.laid_out(labels), right.laid_out(labels)
+    if not (_may_adopt(call, left, right) or _may_adopt(call, right, left)) and not (
+        call.has_features(left.node) and call.has_features(right.node) and one.shape == other.shape
+    ):
+        return separate
+    combination = call.variables.combine(one, other)
+    return together if combination.carries == (True, True) and combination.exact else separate
+
+
+def _may_adopt(call: Call, adopting: Operand, operand: Operand) -> bool:
+    """Whether one side is made of parameters, which can adopt the features of the other side."""
+    is_floating = has_variables(adopting.support) and not call.has_features(adopting.node)
+    return is_floating and call.has_features(operand.node)

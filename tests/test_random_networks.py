@@ -1,0 +1,43 @@
+"""The theorem on networks that nobody designed: equal to the model, and nothing moves when all that is free is scrambled."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from hatify import hatify
+from hatify.errors import CapacityWarning
+from hatify.verification import draw_masks, perturb, relative_difference, scramble
+from tests.random_networks import RandomNetwork, random_networks
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(random_networks())
+def test_equal_and_unmoved(model: RandomNetwork) -> None:
+    perturb(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CapacityWarning)
+        net = hatify(model, num_tasks=3, example_inputs=(model.example(2),))
+    x = model.example(3)
+    for mode in (True, False):
+        reference, copied = copy.deepcopy(model).train(mode), copy.deepcopy(net).train(mode)
+        assert relative_difference(copied(x), reference(x)) < 1e-5
+
+    net.eval()
+    before = {}
+    for task in (0, 1):
+        with net.learn(task):
+            draw_masks(net, task, density=0.4)
+        before[task] = net(x, task_id=task).detach()
+    assert all(before[task].isfinite().all() for task in before)
+    scramble(net, 2)
+    for task in (0, 1):
+        assert torch.equal(net(x, task_id=task), before[task])
