@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import networkx as nx
@@ -52,12 +52,13 @@ class Features:
 
 
 def find_groups(
-    inference: Inference, gate_ids: Iterable[npt.NDArray[np.int64]], readers: Mapping[Node, Support]
+    inference: Inference, gate_ids: Iterable[npt.NDArray[np.int64]]
 ) -> tuple[tuple[GroupPlan, ...], Features]:
     """Group the gated features: the spaces that share a feature form one group, in graph order."""
     variables = inference.variables
     gated = {root for ids in gate_ids for root in np.unique(variables.resolve(ids)).tolist() if root >= FIRST_VARIABLE}
     spaces = {space: _roots(space, inference) for space in variables.spaces}
+    readers = _readers(inference)
     kept = {space: [r for r in roots if r in gated] for space, roots in spaces.items()}
 
     graph = nx.Graph()
@@ -72,7 +73,7 @@ def find_groups(
     for component in components:
         roots = np.array(list(dict.fromkeys(root for space in component for root in kept[space])), dtype=np.int64)
         writers = [module_path(space.node) for space in component]
-        reading = [module_path(n) for n, ids in readers.items() if np.isin(variables.resolve(ids), roots).any()]
+        reading = [path for path, ids in readers if np.isin(ids, roots).any()]
         name = _unique(writers[0], {plan.name for plan in plans})
         plans.append(GroupPlan(name, start, len(roots), tuple(dict.fromkeys([*writers, *reading]))))
         ordered.append(roots)
@@ -87,6 +88,17 @@ def module_path(node: Node) -> str:
             owner = str(value.meta["name"]).rpartition(".")[0]
             return owner or str(value.meta["name"])
     return str(node.meta.get("module_path") or node.name)
+
+
+def _readers(inference: Inference) -> list[tuple[str, npt.NDArray[np.int64]]]:
+    """The modules with parameters, and the features that each of them reads."""
+    readers: list[tuple[str, npt.NDArray[np.int64]]] = []
+    for node, effect in inference.effects.items():
+        if effect.uses or effect.per_task:
+            for operand in (*effect.reads, *effect.flows):
+                if isinstance(inference.supports[operand], np.ndarray):
+                    readers.append((module_path(node), np.unique(inference.variables.resolve(inference.supports[operand]))))
+    return readers
 
 
 def _roots(space: Space, inference: Inference) -> list[int]:

@@ -64,17 +64,6 @@ def find_per_task(inference: Inference) -> frozenset[str]:
     return frozenset(names)
 
 
-def input_factors(inference: Inference) -> dict[Node, Factor]:
-    """For each weighted call, the features that it reads."""
-    return {
-        node: factor
-        for node, effect in inference.effects.items()
-        for use in effect.uses
-        for factor in use.factors
-        if factor.side == "input"
-    }
-
-
 def _uses(parameter: Node, inference: Inference) -> Iterator[Use]:
     """How each user uses the parameter: as its rule says or, where no rule does, entry by entry."""
     for user in parameter.users:

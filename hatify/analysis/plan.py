@@ -16,7 +16,7 @@ from hatify.analysis.effect import Argument, Effect
 from hatify.analysis.gates import Placement, place_gates
 from hatify.analysis.groups import GroupPlan, find_groups
 from hatify.analysis.heads import find_heads, heads_at
-from hatify.analysis.locks import LockRule, find_locks, find_per_task, input_factors
+from hatify.analysis.locks import LockRule, find_locks, find_per_task
 from hatify.analysis.supports import Inference, infer_supports
 
 # Parameters that only a whole lock would keep safe are kept once a task instead, smallest first, as long as all
@@ -74,8 +74,7 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
     coverage = find_coverage(graph, inference, placed)
 
     gate_ids = [ids for node in placed for ids, _ in _masks(node, placed[node], inference)]
-    readers = {node: factor.ids for node, factor in input_factors(inference).items()}
-    groups, features = find_groups(inference, gate_ids, readers)
+    groups, features = find_groups(inference, gate_ids)
     gates = {
         node: GatePlan(
             placement,
