@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,9 +65,12 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         lambda v: {0: Dim.AUTO} if isinstance(v, torch.Tensor) and v.dim() > 0 else None, (args, kwargs)
     )
     try:
-        return torch.export.export(
-            model, args, kwargs, dynamic_shapes=_by_parameter(model, *dynamic), strict=False
-        )
+        with warnings.catch_warnings():
+            # recurrent layers re-assign their weights in forward; the export restores them, but warns
+            warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
+            return torch.export.export(
+                model, args, kwargs, dynamic_shapes=_by_parameter(model, *dynamic), strict=False
+            )
     except Exception as error:
         _check_runs(model, args, kwargs)
         raise CaptureError(_explain(model, error)) from error

@@ -31,6 +31,8 @@ RANDOM_OPERATORS = {
     aten.randperm.default,
 }
 
+RECURRENT_OPERATORS = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
+
 
 def when_training(training: bool, value: Any, otherwise: Any) -> Any:
     """A value that only train mode uses, such as a drop probability."""
@@ -43,6 +45,7 @@ def make_portable(graph: Graph) -> None:
     _drop_counters(graph)
     _restore_training(graph)
     _follow_devices(graph)
+    _follow_dtypes(graph)
     graph.eliminate_dead_code(_is_impure)
     graph.lint()
 
@@ -129,9 +132,9 @@ def _restore_training(graph: Graph) -> None:
 
 def _restore_stochastic_depth(graph: Graph, drawn: Node, training: Callable[[], Node]) -> None:
     """`x * bernoulli(keep) / keep` keeps everything in eval mode."""
-    keep = drawn.args[1]
+    keep = drawn.args[1] if len(drawn.args) > 1 else drawn.kwargs.get("p", 0.5)
     kept = _only_training(graph, drawn, training, keep, 1.0)
-    drawn.update_arg(1, kept)
+    drawn.args, drawn.kwargs = (drawn.args[0], kept), {}
     for user in list(drawn.users):
         if user.target in (aten.div_.Tensor, aten.div.Tensor) and user.args[1] == keep:
             user.update_arg(1, kept)
@@ -175,6 +178,19 @@ def _follow_devices(graph: Graph) -> None:
             with graph.inserting_after(inputs[-1]):
                 device = graph.call_function(getattr, (inputs[0], "device"))
         node.update_kwarg("device", device)
+
+
+def _follow_dtypes(graph: Graph) -> None:
+    """Initial states that a recurrent layer makes for itself have its input's dtype."""
+    for node in list(graph.nodes):
+        if node.target not in RECURRENT_OPERATORS:
+            continue
+        operand, states = node.args[:2]
+        for state in states if isinstance(states, list | tuple) else [states]:
+            if state.target is aten.zeros.default and len(state.users) == 1:
+                with graph.inserting_before(state):
+                    dtype = graph.call_function(getattr, (operand, "dtype"))
+                state.update_kwarg("dtype", dtype)
 
 
 def _names_device(node: Node, captured: torch.device) -> bool:

@@ -1,0 +1,150 @@
+"""What hurried users get wrong: one clear exception of the library's own, and the model as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hatify import HatifyError, HATModule, hatify
+from hatify.errors import CapacityWarning, CaptureError, ConversionError, InputError, TaskError, TrainingError
+
+
+def model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+@pytest.fixture
+def net() -> HATModule:
+    return hatify(model(), num_tasks=3)
+
+
+@pytest.mark.parametrize("num_tasks", [0, -1, 1.5, "3", True, None])
+def test_number_of_tasks(num_tasks: object) -> None:
+    with pytest.raises(TaskError, match="num_tasks"):
+        hatify(model(), num_tasks=num_tasks)
+
+
+@pytest.mark.parametrize("num_classes", [[2], 2, [2, 2, 0], [2, 2, "2"]])
+def test_numbers_of_classes(num_classes: object) -> None:
+    with pytest.raises(TaskError, match="num_classes"):
+        hatify(model(), num_tasks=3, num_classes=num_classes)
+
+
+@pytest.mark.parametrize(("task_id", "why"), [(3, "0 to 2"), (-1, "0 to 2"), ("0", "str"), (1.0, "float"), (True, "bool")])
+def test_task_ids(net: HATModule, task_id: object, why: str) -> None:
+    x = torch.randn(2, 4)
+    for use in (lambda: net(x, task_id=task_id), lambda: net.set_task(task_id), lambda: net.lock_masks(task_id)):
+        with pytest.raises(TaskError, match=why):
+            use()
+    with pytest.raises(TaskError, match=why), net.learn(task_id):
+        pass
+
+
+@pytest.mark.parametrize("steps", [0, -5, 2.5, True])
+def test_steps(net: HATModule, steps: object) -> None:
+    with pytest.raises(TaskError, match="steps"), net.learn(0, steps=steps):
+        pass
+    assert net.trained_tasks == ()
+
+
+def test_mask_scales(net: HATModule) -> None:
+    with pytest.raises(TaskError, match="mask_scale"):
+        net(torch.randn(2, 4), task_id=0, mask_scale=-1.0)
+
+
+def test_training_outside_learn(net: HATModule) -> None:
+    loss = net.train()(torch.randn(2, 4), task_id=0).sum()
+    with pytest.raises(TrainingError, match="outside net.learn"):
+        loss.backward()
+    with pytest.raises(TrainingError, match="outside net.learn"):
+        net(torch.randn(2, 4)).sum().backward()
+
+
+def test_training_of_another_task_inside_learn(net: HATModule) -> None:
+    net.train()
+    with net.learn(1):
+        with pytest.raises(TrainingError, match="no task"):
+            net(torch.randn(2, 4), task_id=None)
+        with pytest.raises(TrainingError, match="task 0"):
+            net(torch.randn(2, 4), task_id=0)
+        with torch.no_grad():
+            net(torch.randn(2, 4), task_id=0)
+        with pytest.raises(TrainingError, match="task 1 is being learned"), net.learn(2):
+            pass
+    assert net.trained_tasks == (1,)
+
+
+@pytest.mark.parametrize(
+    ("example", "why"),
+    [
+        ((torch.randn(2, 5),), "fails on the example inputs"),
+        ((torch.randn(1, 4),), "at least 2"),
+        ((torch.randn(2, 4), torch.randn(2, 4)), "do not fit"),
+        ({"y": torch.randn(2, 4)}, "do not fit"),
+        (3, "example_inputs"),
+    ],
+)
+def test_example_inputs(example: object, why: str) -> None:
+    original = model()
+    state = {name: value.clone() for name, value in original.state_dict().items()}
+    original[1].eval()
+    with pytest.raises(InputError, match=why):
+        hatify(original, num_tasks=2, example_inputs=example)
+    assert (original.training, original[1].training) == (True, False)
+    assert all(torch.equal(value, state[name]) for name, value in original.state_dict().items())
+
+
+def test_example_inputs_that_cannot_be_inferred() -> None:
+    with pytest.raises(InputError, match="pass example_inputs"):
+        hatify(nn.Sequential(nn.Bilinear(2, 2, 2)))
+
+
+def test_inputs_of_another_shape_or_structure(net: HATModule) -> None:
+    with pytest.raises(InputError, match=r"\(batch, 4\), got \(2, 5\)"):
+        net(torch.randn(2, 5))
+    with pytest.raises(InputError, match="do not fit"):
+        net(torch.randn(2, 4), torch.randn(2, 4))
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return self.linear(x)
+        return self.linear(-x)
+
+
+def test_a_model_that_cannot_be_captured_names_the_submodule_and_the_line() -> None:
+    original = nn.Sequential(nn.Linear(4, 4), Branching()).eval()
+    with pytest.raises(CaptureError, match=r"in 1, Branching, test_bad_input.py:\d+ in forward"):
+        hatify(original, num_tasks=2)
+    assert not original.training and not original[1].linear.training
+    assert original(torch.randn(2, 4)).shape == (2, 2)
+
+
+def test_a_group_with_fewer_features_than_tasks() -> None:
+    with pytest.warns(CapacityWarning, match="'0' with 8 features for 9 tasks"):
+        hatify(model(), num_tasks=9)
+
+
+def test_heads_that_do_not_exist() -> None:
+    with pytest.raises(ConversionError, match="no weighted layer at 'fc'"):
+        hatify(model(), num_tasks=2, heads=["fc"])
+    with pytest.raises(ConversionError, match=r"heads takes a sequence"):
+        hatify(model(), num_tasks=2, heads="2")
+    with pytest.raises(ConversionError, match="no head"):
+        hatify(model(), num_tasks=2, heads=[], num_classes=[2, 2])
+
+
+def test_what_is_not_a_module() -> None:
+    with pytest.raises(ConversionError, match="torch.nn.Module"):
+        hatify(lambda x: x, num_tasks=2)
+
+
+def test_every_exception_is_the_librarys_own() -> None:
+    for error in (TaskError, InputError, CaptureError, ConversionError, TrainingError):
+        assert issubclass(error, HatifyError)

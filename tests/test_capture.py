@@ -1,0 +1,203 @@
+"""Capture: the converted network behaves as the model in train and eval mode, whatever it takes and gives."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from hatify import HATModule, hatify
+from hatify.errors import CaptureWarning
+from hatify.verification import perturb, relative_difference
+
+
+def equal_in_both_modes(model: nn.Module, net: HATModule, x: Tensor) -> None:
+    for training in (True, False):
+        reference, copied = copy.deepcopy(model).train(training), copy.deepcopy(net).train(training)
+        torch.manual_seed(1)
+        expected = reference(x)
+        torch.manual_seed(1)
+        assert relative_difference(copied(x), expected) < 1e-5
+        for name, buffer in reference.named_buffers():
+            assert torch.equal(copied.get_buffer(name), buffer), name
+
+
+def test_the_graph_shows_the_plumbing_under_the_old_paths() -> None:
+    model = timm.create_model("resnet10t", num_classes=4)
+    net = hatify(model, num_tasks=2)
+    assert isinstance(net, GraphModule)
+    modules = [n.target for n in net.graph.nodes if n.op == "call_module"]
+    assert {"registry", "layer1.0.conv1", "layer1.0.bn1", "fc"} <= set(modules)
+    placeholders = [n.name for n in net.graph.nodes if n.op == "placeholder"]
+    assert placeholders == ["x", "task_id", "mask_scale"]
+    assert set(model.state_dict()) <= set(net.state_dict())
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = timm.create_model("resnet10t", num_classes=4).eval()
+    model.bn1.train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    net = hatify(model, num_tasks=2)
+    with net.learn(0, steps=1):
+        net.train()(torch.randn(2, 3, 176, 176)).sum().backward()
+        torch.optim.SGD(net.parameters(), lr=1.0).step()
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_training_mode_is_the_models() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    assert hatify(model.eval()).training is False
+    assert hatify(model.train()).training is True
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("resnet10t", {"drop_path_rate": 0.5, "drop_rate": 0.3}, 32),
+        ("test_vit", {"drop_path_rate": 0.5, "attn_drop_rate": 0.3, "proj_drop_rate": 0.2}, 160),
+        ("test_convnext", {"drop_path_rate": 0.5}, 64),
+        ("test_efficientnet", {"drop_path_rate": 0.5}, 64),
+    ],
+)
+def test_dropout_and_stochastic_depth_in_train_and_eval_mode(name: str, options: dict[str, float], size: int) -> None:
+    model = timm.create_model(name, num_classes=5, **options)
+    perturb(model)
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 3, size, size),))
+    equal_in_both_modes(model, net, torch.randn(4, 3, size, size))
+
+
+def test_batch_statistics_belong_to_the_task() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2))
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 1, 6, 6),)).train()
+    with torch.no_grad():
+        net(torch.randn(8, 1, 6, 6) + 3, task_id=1)
+    assert torch.equal(net.get_buffer("1.running_mean"), torch.zeros(4))
+    assert torch.equal(net.get_buffer("1.per_task.0.running_mean"), torch.zeros(4))
+    assert not torch.equal(net.get_buffer("1.per_task.1.running_mean"), torch.zeros(4))
+    assert int(net.get_buffer("1.per_task.1.num_batches_tracked")) == 1
+
+
+@dataclass
+class Result:
+    logits: Tensor
+    features: dict[str, Tensor]
+
+
+torch.utils._pytree.register_dataclass(Result)
+
+
+class SeveralInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.image, self.head = nn.Embedding(9, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor, *, extra: dict[str, Tensor], scale: float = 2.0, mask: Tensor | None = None) -> Result:
+        x = self.embed(tokens).mean(1) + self.image(extra["image"]) * scale
+        if mask is not None:
+            x = x * mask[:, None]
+        return Result(self.head(F.relu(x)), {"features": x, "pair": (x, x + 1)})
+
+
+def test_keyword_inputs_and_nested_outputs_are_kept() -> None:
+    model = SeveralInputs().eval()
+
+    def call(batch: int) -> tuple[tuple[Tensor], dict[str, object]]:
+        tokens, image = torch.randint(9, (batch, 4)), torch.randn(batch, 5)
+        return (tokens,), {"extra": {"image": image}, "mask": torch.rand(batch)}
+
+    net = hatify(model, num_tasks=2, example_inputs=call(2))
+    args, kwargs = call(5)
+    actual, expected = net(*args, **kwargs), model(*args, **kwargs)
+    assert isinstance(actual, Result)
+    assert torch.equal(actual.logits, expected.logits)
+    assert torch.equal(actual.features["pair"][1], expected.features["pair"][1])
+    assert torch.equal(net(tokens=args[0], **kwargs).logits, expected.logits)
+    assert net(*args, **kwargs, task_id=1).logits.shape == (5, 3)
+
+
+def test_transformers_models_keep_their_output_type() -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=3
+    )
+    model = BertForSequenceClassification(config).eval()
+    inputs = {"input_ids": torch.randint(50, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}
+    net = hatify(model, num_tasks=2, example_inputs={k: v[:2] for k, v in inputs.items()})
+    output = net(**inputs)
+    assert type(output) is type(model(**inputs))
+    assert relative_difference(output.logits, model(**inputs).logits) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (timm.create_model("test_vit", num_classes=3), (4, 3, 160, 160)),
+        (timm.create_model("resnet10t", num_classes=3, in_chans=1), (4, 1, 176, 176)),
+        (nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)), (4, 5)),
+        (nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)), (4, 2, 32)),
+    ],
+)
+def test_example_inputs_are_inferred(model: nn.Module, shape: tuple[int, ...]) -> None:
+    net = hatify(model.eval(), num_tasks=2)
+    x = torch.randn(shape)
+    assert relative_difference(net(x), model(x)) < 1e-5
+
+
+def test_any_batch_size() -> None:
+    model = timm.create_model("test_vit", num_classes=3).eval()
+    net = hatify(model, num_tasks=2)
+    for batch in (1, 2, 7):
+        x = torch.randn(batch, 3, 160, 160)
+        assert relative_difference(net(x), model(x)) < 1e-5
+
+
+def test_double_and_half_precision_follow_the_network() -> None:
+    model = nn.Sequential(nn.Embedding(7, 8), nn.LSTM(8, 6, batch_first=True))
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randint(7, (2, 4)),))
+    output, _ = net.double()(torch.randint(7, (3, 4)), task_id=0)
+    assert output.dtype == torch.float64
+    convolution = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2))
+    halved = hatify(convolution, num_tasks=2, example_inputs=(torch.randn(2, 1, 6, 6),)).bfloat16()
+    assert halved(torch.randn(2, 1, 6, 6).bfloat16(), task_id=1).dtype == torch.bfloat16
+
+
+def test_in_place_operators_on_shared_tensors() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x)
+            active = hidden.relu_()
+            hidden += 1
+            return self.second(hidden + active)
+
+    model = InPlace().eval()
+    net = hatify(model, num_tasks=2)
+    x = torch.randn(3, 4)
+    assert torch.equal(net(x), model(x))
+
+
+def test_random_numbers_that_stay_in_eval_mode_are_named() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x + torch.randn_like(x) if self.training else x)
+
+    with pytest.warns(CaptureWarning, match="randn_like"):
+        hatify(Noisy())

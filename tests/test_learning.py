@@ -1,0 +1,247 @@
+"""Learning tasks one after another: no trained task moves, whatever the optimizer does."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hatify import HATModule, HATPayload, hatify
+from hatify.errors import CapacityWarning
+from hatify.verification import draw_masks, perturb
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5),
+    "adamw foreach": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5, foreach=True),
+    "adamw fused": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5, fused=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, weight_decay=0.1),
+}
+
+
+def small_network() -> HATModule:
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 16), nn.ReLU(), nn.Linear(16, 3)
+    )
+    perturb(model)
+    return hatify(model, num_tasks=3, example_inputs=(torch.randn(2, 1, 6, 6),))
+
+
+def train(net: HATModule, task_id: int, optimizer: torch.optim.Optimizer, steps: int = 4) -> None:
+    shape = (16, *[1, 6, 6])
+    net.train()
+    with net.learn(task_id, steps=steps) as task:
+        for _ in range(steps):
+            x, y = torch.randn(shape), torch.randint(3, (16,))
+            loss = F.cross_entropy(net(x), y) + 0.75 * task.regularization()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    net.eval()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_optimizer_over_all_tasks_moves_no_trained_task(name: str) -> None:
+    net, x = small_network(), torch.randn(5, 1, 6, 6)
+    optimizer = OPTIMIZERS[name](net.parameters())
+    logits: dict[int, Tensor] = {}
+    for task in range(3):
+        before = {n: p.detach().clone() for n, p in net.named_parameters()}
+        locks = net.lock_masks(task)
+        train(net, task, optimizer)
+        if task == 0:
+            draw_masks(net, 0)
+        if task == 1:
+            draw_masks(net, 1, density=0.25)
+        logits[task] = net(x, task_id=task).detach()
+        for earlier in range(task + 1):
+            assert torch.equal(net(x, task_id=earlier), logits[earlier])
+        for parameter_name, parameter in net.named_parameters():
+            lock = locks[parameter_name]
+            assert torch.equal(parameter[lock], before[parameter_name][lock])
+        moved = [n for n, p in net.named_parameters() if not torch.equal(p, before[n])]
+        assert "0.weight" in moved
+        assert f"6.per_task.{task}.weight" in moved
+    assert net.trained_tasks == (0, 1, 2)
+
+
+def test_accumulated_and_clipped_gradients_move_nothing() -> None:
+    net, x = small_network(), torch.randn(5, 1, 6, 6)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
+    train(net, 0, optimizer)
+    draw_masks(net, 0)
+    before = net(x, task_id=0).detach()
+    net.train()
+    with net.learn(1, steps=3) as task:
+        for _ in range(3):
+            for _ in range(2):
+                (net(torch.randn(8, 1, 6, 6)).square().mean() + task.regularization()).backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert torch.equal(net.eval()(x, task_id=0), before)
+
+
+def test_weights_loaded_in_mid_task_are_kept() -> None:
+    net = small_network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    train(net, 0, optimizer)
+    draw_masks(net, 0)
+    state = net.state_dict()
+    loaded = {name: value + 1 if name.startswith(("0.", "4.")) else value.clone() for name, value in state.items()}
+    net.train()
+    with net.learn(1, steps=2):
+        net(torch.randn(8, 1, 6, 6)).sum().backward()
+        optimizer.step()
+        net.load_state_dict(loaded)
+        net(torch.randn(8, 1, 6, 6)).sum().backward()
+        optimizer.step()
+        lock = net.lock_masks(1)["4.weight"]
+    assert torch.equal(net.get_parameter("4.weight")[lock], loaded["4.weight"][lock])
+
+
+def test_a_second_optimizer_and_a_foreign_one() -> None:
+    net, foreign = small_network(), nn.Linear(2, 2)
+    first = torch.optim.SGD(net.registry.parameters(), lr=0.1)
+    second = torch.optim.SGD([p for n, p in net.named_parameters() if not n.startswith("registry")], lr=0.1)
+    other = torch.optim.SGD(foreign.parameters(), lr=0.1)
+    net.train()
+    with net.learn(0, steps=4) as task:
+        foreign(torch.randn(1, 2)).sum().backward()
+        other.step()
+        assert task.progress == 0.0
+        (net(torch.randn(8, 1, 6, 6)).sum()).backward()
+        first.step()
+        second.step()
+        assert task.progress == 0.25
+
+
+def test_embeddings_stay_in_their_limits() -> None:
+    net = small_network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e4)
+    train(net, 0, optimizer)
+    for group in net.registry.groups.values():
+        assert group.embedding(0).abs().max() <= 6.0
+        assert torch.equal(group.embedding(1), torch.ones(group.num_features))
+
+
+def test_an_exception_does_not_mark_the_task_as_trained() -> None:
+    net = small_network()
+    with pytest.raises(KeyboardInterrupt), net.learn(1):
+        raise KeyboardInterrupt
+    assert net.trained_tasks == ()
+    with net.learn(1):
+        pass
+    assert net.trained_tasks == (1,)
+
+
+def test_a_trained_task_can_go_on() -> None:
+    net, x = small_network(), torch.randn(5, 1, 6, 6)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    for task in (0, 1):
+        train(net, task, optimizer)
+        draw_masks(net, task, density=0.4)
+    first, second = (net(x, task_id=t).detach() for t in (0, 1))
+    train(net, 0, optimizer)
+    assert net.trained_tasks == (0, 1)
+    assert not torch.equal(net(x, task_id=0), first)
+    assert torch.equal(net(x, task_id=1), second)
+
+
+def test_the_schedule_follows_the_steps_and_the_mode() -> None:
+    net, x = small_network(), torch.randn(4, 1, 6, 6)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    net.train()
+    with net.learn(0, steps=4) as task:
+        assert task.mask_scale == 400
+        for _ in range(2):
+            net(x).sum().backward()
+            optimizer.step()
+        assert (task.progress, task.mask_scale) == (0.5, 1.0)
+        assert torch.equal(net(x), net(x, task_id=0))
+        assert torch.equal(net(x), net(x, mask_scale=1.0))
+        assert not torch.equal(net(x), net(x, mask_scale=50.0))
+        task.progress = 0.25
+        assert task.mask_scale == pytest.approx(200)
+        net.eval()
+        assert torch.equal(net(x), net(x, task_id=0))
+    assert torch.equal(net(x, task_id=0), net(HATPayload(x, task_id=0)).data)
+
+
+def test_a_deep_copy_learns_on_its_own() -> None:
+    net, x = small_network(), torch.randn(5, 1, 6, 6)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    train(net, 0, optimizer)
+    draw_masks(net, 0)
+    copied = copy.deepcopy(net)
+    original = net(x, task_id=0).detach()
+    assert torch.equal(copied(x, task_id=0), original)
+    assert copied.trained_tasks == (0,)
+    train(copied, 1, torch.optim.AdamW(copied.parameters(), lr=0.1, weight_decay=0.1))
+    assert torch.equal(copied(x, task_id=0), original)
+    assert net.trained_tasks == (0,)
+    assert not torch.equal(copied.get_parameter("4.weight"), net.get_parameter("4.weight"))
+
+
+def test_more_tasks_than_planned() -> None:
+    net, x = small_network(), torch.randn(5, 1, 6, 6)
+    for task in range(3):
+        train(net, task, torch.optim.SGD(net.parameters(), lr=0.05))
+        draw_masks(net, task, density=0.25)
+    before = [net(x, task_id=task).detach() for task in range(3)]
+    net.add_tasks(2)
+    train(net, 4, torch.optim.AdamW(net.parameters(), lr=0.05, weight_decay=0.1))
+    assert net.num_tasks == 5
+    assert all(torch.equal(net(x, task_id=task), before[task]) for task in range(3))
+
+
+def test_the_warning_that_capacity_is_used_up_comes_once() -> None:
+    net = small_network()
+    with net.learn(0):
+        draw_masks(net, 0, density=1.0)
+    with pytest.warns(CapacityWarning, match="no free feature"), net.learn(1):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with net.learn(2):
+            pass
+
+
+def test_a_timm_network_learns_and_keeps_real_digits() -> None:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    x = F.interpolate(torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, size=32)
+    y = torch.tensor(labels)
+    model = timm.create_model("test_resnet", in_chans=1, num_classes=2)
+    net = hatify(model, num_tasks=2, example_inputs=(x[:2],))
+    embeddings = list(net.registry.parameters())
+    weights = [p for name, p in net.named_parameters() if not name.startswith("registry.")]
+    groups = [{"params": weights}, {"params": embeddings, "lr": 0.2, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=2e-3, weight_decay=0.05)
+    logits: dict[int, Tensor] = {}
+    for task in (0, 1):
+        chosen = torch.isin(y, torch.tensor([2 * task, 2 * task + 1]))
+        images_of_task, labels_of_task = x[chosen], y[chosen] - 2 * task
+        net.train()
+        with net.learn(task, steps=60) as learning:
+            for step in range(60):
+                batch = torch.arange(step * 32, step * 32 + 32) % len(images_of_task)
+                loss = F.cross_entropy(net(images_of_task[batch]), labels_of_task[batch])
+                loss = loss + learning.regularization()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        net.eval()
+        logits[task] = net(images_of_task[:64], task_id=task).detach()
+        assert (logits[task].argmax(1) == labels_of_task[:64]).float().mean() > 0.9
+        assert any(0 < group.used[task] < group.num_features for group in net.capacity().values())
+        if task == 1:
+            first = torch.isin(y, torch.tensor([0, 1]))
+            assert torch.equal(net(x[first][:64], task_id=0), logits[0])
