@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import timm
@@ -23,9 +24,7 @@ class MLP(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         sizes = [64, 256, 256, 256]
-        self.layers = nn.Sequential(
-            *[m for i, o in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(i, o), nn.ReLU())]
-        )
+        self.layers = nn.Sequential(*[m for i, o in pairwise(sizes) for m in (nn.Linear(i, o), nn.ReLU())])
         self.head = nn.Linear(256, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,7 +97,14 @@ def _gpt2() -> nn.Module:
 
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=99, n_embd=64, n_layer=3, n_head=4, n_positions=64, use_cache=False, bos_token_id=0, eos_token_id=1
+            vocab_size=99,
+            n_embd=64,
+            n_layer=3,
+            n_head=4,
+            n_positions=64,
+            use_cache=False,
+            bos_token_id=0,
+            eos_token_id=1,
         )
     )
 

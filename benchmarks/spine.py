@@ -30,7 +30,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from models import SUBJECTS, Subject
 
 from hatify import HATModule, hatify
-from hatify.verification import draw_masks, parameter_growth, perturb, plastic_share, relative_difference, scramble
+from hatify.verification import (
+    draw_masks,
+    parameter_growth,
+    perturb,
+    plastic_share,
+    relative_difference,
+    scramble,
+)
 
 EQUAL, PLASTIC, GROWTH = 1e-5, 0.70, 1.3
 
@@ -139,7 +146,18 @@ def _logits(output: Any) -> Tensor:
 
 def show(rows: list[Row], console: Console) -> None:
     table = Table(title="conversion")
-    for column in ("model", "eval", "train", "step", "scramble", "plastic", "parameters", "groups", "gates", "time"):
+    for column in (
+        "model",
+        "eval",
+        "train",
+        "step",
+        "scramble",
+        "plastic",
+        "parameters",
+        "groups",
+        "gates",
+        "time",
+    ):
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
         table.add_row(

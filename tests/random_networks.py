@@ -111,7 +111,9 @@ class Rearrangement(nn.Module):
         if self.kind == "flip":
             return x.flip(1)
         if self.kind == "fold":
-            return F.pixel_unshuffle(F.interpolate(x, scale_factor=2), 2).reshape(batch, channels, 4, height, width)[:, :, 0]
+            return F.pixel_unshuffle(F.interpolate(x, scale_factor=2), 2).reshape(batch, channels, 4, height, width)[
+                :, :, 0
+            ]
         first, second = x.chunk(2, 1)
         return first * torch.sigmoid(second) if self.kind == "glu" else first + second
 
@@ -155,7 +157,7 @@ class Attention(nn.Module):
         self.residual = draw(st.booleans())
 
     def forward(self, x: Tensor, memory: list[Tensor]) -> Tensor:
-        batch, channels, height, width = x.shape
+        batch, _, height, width = x.shape
         tokens = x.flatten(2).transpose(1, 2)
         qkv = self.qkv(self.norm(tokens)).reshape(batch, height * width, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)

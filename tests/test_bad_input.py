@@ -31,10 +31,16 @@ def test_numbers_of_classes(num_classes: object) -> None:
         hatify(model(), num_tasks=3, num_classes=num_classes)
 
 
-@pytest.mark.parametrize(("task_id", "why"), [(3, "0 to 2"), (-1, "0 to 2"), ("0", "str"), (1.0, "float"), (True, "bool")])
+@pytest.mark.parametrize(
+    ("task_id", "why"), [(3, "0 to 2"), (-1, "0 to 2"), ("0", "str"), (1.0, "float"), (True, "bool")]
+)
 def test_task_ids(net: HATModule, task_id: object, why: str) -> None:
     x = torch.randn(2, 4)
-    for use in (lambda: net(x, task_id=task_id), lambda: net.set_task(task_id), lambda: net.lock_masks(task_id)):
+    for use in (
+        lambda: net(x, task_id=task_id),
+        lambda: net.set_task(task_id),
+        lambda: net.lock_masks(task_id),
+    ):
         with pytest.raises(TaskError, match=why):
             use()
     with pytest.raises(TaskError, match=why), net.learn(task_id):
@@ -55,9 +61,9 @@ def test_mask_scales(net: HATModule) -> None:
 
 def test_training_outside_learn(net: HATModule) -> None:
     loss = net.train()(torch.randn(2, 4), task_id=0).sum()
-    with pytest.raises(TrainingError, match="outside net.learn"):
+    with pytest.raises(TrainingError, match="outside net"):
         loss.backward()
-    with pytest.raises(TrainingError, match="outside net.learn"):
+    with pytest.raises(TrainingError, match="outside net"):
         net(torch.randn(2, 4)).sum().backward()
 
 
@@ -141,7 +147,7 @@ def test_heads_that_do_not_exist() -> None:
 
 
 def test_what_is_not_a_module() -> None:
-    with pytest.raises(ConversionError, match="torch.nn.Module"):
+    with pytest.raises(ConversionError, match=r"torch\.nn\.Module"):
         hatify(lambda x: x, num_tasks=2)
 
 

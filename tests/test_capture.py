@@ -101,7 +101,9 @@ class SeveralInputs(nn.Module):
         super().__init__()
         self.embed, self.image, self.head = nn.Embedding(9, 8), nn.Linear(5, 8), nn.Linear(8, 3)
 
-    def forward(self, tokens: Tensor, *, extra: dict[str, Tensor], scale: float = 2.0, mask: Tensor | None = None) -> Result:
+    def forward(
+        self, tokens: Tensor, *, extra: dict[str, Tensor], scale: float = 2.0, mask: Tensor | None = None
+    ) -> Result:
         x = self.embed(tokens).mean(1) + self.image(extra["image"]) * scale
         if mask is not None:
             x = x * mask[:, None]
@@ -129,7 +131,12 @@ def test_transformers_models_keep_their_output_type() -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=3
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        num_labels=3,
     )
     model = BertForSequenceClassification(config).eval()
     inputs = {"input_ids": torch.randint(50, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}
@@ -145,7 +152,10 @@ def test_transformers_models_keep_their_output_type() -> None:
         (timm.create_model("test_vit", num_classes=3), (4, 3, 160, 160)),
         (timm.create_model("resnet10t", num_classes=3, in_chans=1), (4, 1, 176, 176)),
         (nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)), (4, 5)),
-        (nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)), (4, 2, 32)),
+        (
+            nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)),
+            (4, 2, 32),
+        ),
     ],
 )
 def test_example_inputs_are_inferred(model: nn.Module, shape: tuple[int, ...]) -> None:

@@ -22,9 +22,7 @@ def run_demo(*options: str) -> Result:
 
 
 @pytest.fixture(scope="module", params=["cnn", "resnet10t"])
-def finished(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Result, Path]:
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Result, Path]:
     """A network's name, the outcome of its demo and the folder of its results."""
     folder = tmp_path_factory.mktemp("demo") / "made" / "on" / "demand"
     return request.param, run_demo("--network", request.param, *FEW_IMAGES, "--output", str(folder)), folder
@@ -70,11 +68,7 @@ def test_capacity_adds_up(finished: tuple[str, Result, Path]) -> None:
     for group in capacity.values():
         assert sorted(group["used"]) == ["0", "1", "2", "3", "4"]
         assert 0 <= group["shared"] <= group["num_features"] - group["free"]
-        assert (
-            max(group["used"].values())
-            <= group["num_features"] - group["free"]
-            <= sum(group["used"].values())
-        )
+        assert max(group["used"].values()) <= group["num_features"] - group["free"] <= sum(group["used"].values())
 
 
 def test_tables_and_files_and_nothing_else(finished: tuple[str, Result, Path]) -> None:

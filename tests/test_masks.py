@@ -100,7 +100,8 @@ def test_regularizer(mode: str, quota: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"init": "dens"}, {"schedule": "step"}, {"s_max": 0.5}, {"regularizer": "l1"}, {"embedding_limit": 0}]
+    "settings",
+    [{"init": "dens"}, {"schedule": "step"}, {"s_max": 0.5}, {"regularizer": "l1"}, {"embedding_limit": 0}],
 )
 def test_settings_that_do_not_exist(settings: dict[str, object]) -> None:
     with pytest.raises(HatifyError, match=next(iter(settings))):

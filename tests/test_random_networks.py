@@ -1,4 +1,4 @@
-"""The theorem on networks that nobody designed: equal to the model, and nothing moves when all that is free is scrambled."""
+"""The theorem on networks that nobody designed: equal to the model, and unmoved when all that is free is scrambled."""
 
 from __future__ import annotations
 

@@ -27,7 +27,11 @@ def shape_of(value: object) -> tuple[int, ...]:
 
 def concrete(size: int | torch.SymInt) -> int:
     """A size as in the example inputs."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+    if isinstance(size, torch.SymInt):
+        hint = size.node.hint
+        assert isinstance(hint, int)
+        return hint
+    return int(size)
 
 
 def is_tensor(node: object) -> bool:

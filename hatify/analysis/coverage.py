@@ -35,24 +35,20 @@ def find_coverage(graph: Graph, inference: Inference, gates: Mapping[Node, Place
 def _certain(graph: Graph, inference: Inference, gates: Mapping[Node, Placement]) -> set[Node]:
     certain: set[Node] = set()
 
-    def holds(node: Node) -> bool:
-        return node in certain or not inference.has_features(node)
+    def by_factor(effect: Effect) -> bool:
+        return any(n in certain and inference.has_features(n) for n in effect.factors)
+
+    def by_flows(effect: Effect) -> bool:
+        return bool(effect.flows) and all(n in certain or not inference.has_features(n) for n in effect.flows)
 
     for node in graph.nodes:
         effect = inference.effects.get(node)
-        if node in gates:
+        if node in gates or (effect is not None and effect.keeps_zero and (by_factor(effect) or by_flows(effect))):
             certain.add(node)
-        elif effect is not None and effect.keeps_zero:
-            if any(n in certain and inference.has_features(n) for n in effect.factors):
-                certain.add(node)
-            elif effect.flows and all(holds(n) for n in effect.flows):
-                certain.add(node)
     return certain
 
 
-def _covers(
-    user: Node, node: Node, effects: Mapping[Node, Effect], certain: set[Node], covered: set[Node]
-) -> bool:
+def _covers(user: Node, node: Node, effects: Mapping[Node, Effect], certain: set[Node], covered: set[Node]) -> bool:
     """Whether `user` lets no dead entry of `node` (not certain to be zero) reach an output."""
     effect = effects.get(user)
     if effect is None:

@@ -16,7 +16,7 @@ class Argument(NamedTuple):
     """Where an operand stands in a call: its name in the operator's schema and, in a list, its index."""
 
     name: str
-    index: int | None = None
+    element: int | None = None
 
 
 RESULT = Argument("the result")

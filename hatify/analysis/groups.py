@@ -59,11 +59,11 @@ def find_groups(
     gated = {root for ids in gate_ids for root in np.unique(variables.resolve(ids)).tolist() if root >= FIRST_VARIABLE}
     spaces = {space: _roots(space, inference) for space in variables.spaces}
     readers = _readers(inference)
-    kept = {space: [r for r in roots if r in gated] for space, roots in spaces.items()}
+    kept = {space: [root for root in own if root in gated] for space, own in spaces.items()}
 
-    graph = nx.Graph()
-    for space, roots in kept.items():
-        graph.add_edges_from((space, root) for root in roots)
+    graph: nx.Graph[Space | int] = nx.Graph()
+    for space, gated_roots in kept.items():
+        graph.add_edges_from((space, root) for root in gated_roots)
     components = [[n for n in part if isinstance(n, Space)] for part in nx.connected_components(graph)]
     components = sorted((sorted(c, key=lambda s: s.start) for c in components), key=lambda c: c[0].start)
 
@@ -71,7 +71,8 @@ def find_groups(
     ordered: list[npt.NDArray[np.int64]] = []
     start = 0
     for component in components:
-        roots = np.array(list(dict.fromkeys(root for space in component for root in kept[space])), dtype=np.int64)
+        members = list(dict.fromkeys(root for space in component for root in kept[space]))
+        roots = np.array(members, dtype=np.int64)
         writers = [module_path(space.node) for space in component]
         reading = [path for path, ids in readers if np.isin(ids, roots).any()]
         name = _unique(writers[0], {plan.name for plan in plans})
@@ -97,7 +98,12 @@ def _readers(inference: Inference) -> list[tuple[str, npt.NDArray[np.int64]]]:
         if effect.uses or effect.per_task:
             for operand in (*effect.reads, *effect.flows):
                 if isinstance(inference.supports[operand], np.ndarray):
-                    readers.append((module_path(node), np.unique(inference.variables.resolve(inference.supports[operand]))))
+                    readers.append(
+                        (
+                            module_path(node),
+                            np.unique(inference.variables.resolve(inference.supports[operand])),
+                        )
+                    )
     return readers
 
 

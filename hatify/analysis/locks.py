@@ -80,9 +80,7 @@ def _uses(parameter: Node, inference: Inference) -> Iterator[Use]:
                 yield Use(argument)
 
 
-def _terms(
-    use: Use, inference: Inference, coverage: Coverage, features: Features
-) -> Iterable[tuple[Positions, ...]]:
+def _terms(use: Use, inference: Inference, coverage: Coverage, features: Features) -> Iterable[tuple[Positions, ...]]:
     """The use as terms over positions: one for each different row of features that it is used with."""
     terms: list[tuple[Positions, ...]] = [()]
     for factor in use.factors:

@@ -87,6 +87,4 @@ def _apply(call: Call, rules: Rules) -> Effect:
 def _as_head(effect: Effect) -> Effect:
     """A head's weights are each task's own, so its outputs need no mask."""
     assert not isinstance(effect.result, tuple)
-    return Effect(
-        live(effect.result.ndim), reads=effect.reads, per_task=tuple(use.argument for use in effect.uses)
-    )
+    return Effect(live(effect.result.ndim), reads=effect.reads, per_task=tuple(use.argument for use in effect.uses))

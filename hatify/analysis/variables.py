@@ -162,5 +162,5 @@ class Variables:
 def _is_coarser(left: Support, right: Support) -> bool:
     """Whether `left` has structure along fewer dimensions, all of them also `right`'s."""
     return left.size < right.size and all(
-        l == 1 or r > 1 for l, r in zip(left.shape, right.shape, strict=True)
+        one == 1 or other > 1 for one, other in zip(left.shape, right.shape, strict=True)
     )

@@ -68,9 +68,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         with warnings.catch_warnings():
             # recurrent layers re-assign their weights in forward; the export restores them, but warns
             warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
-            return torch.export.export(
-                model, args, kwargs, dynamic_shapes=_by_parameter(model, *dynamic), strict=False
-            )
+            return torch.export.export(model, args, kwargs, dynamic_shapes=_by_parameter(model, *dynamic), strict=False)
     except Exception as error:
         _check_runs(model, args, kwargs)
         raise CaptureError(_explain(model, error)) from error

@@ -71,8 +71,7 @@ def _infer(model: nn.Module) -> Arguments:
     shape = _first_layer_shape(model)
     if shape is None:
         raise InputError(
-            f"cannot infer the inputs of {type(model).__name__}; "
-            "pass example_inputs=(x,) with a batch of at least 2"
+            f"cannot infer the inputs of {type(model).__name__}; pass example_inputs=(x,) with a batch of at least 2"
         )
     if shape == "indices":
         return (torch.zeros(EXAMPLE_BATCH, EXAMPLE_EXTENT, dtype=torch.long, device=_device(model)),), {}

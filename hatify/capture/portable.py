@@ -68,9 +68,8 @@ def _follow_mutations(graph: Graph) -> None:
         mutated = node.args[0]
         if not isinstance(mutated, Node):
             continue
-        mutated.replace_all_uses_with(
-            node, delete_user_cb=lambda user, after=position[node]: position[user] > after
-        )
+        for user in [user for user in mutated.users if position[user] > position[node]]:
+            user.replace_input_with(mutated, node)
         _refuse_mutated_views(mutated, node, position)
 
 
@@ -88,9 +87,7 @@ def _refuse_mutated_views(mutated: Node, node: Node, position: dict[Node, int]) 
 
 def _is_view(node: Node) -> bool:
     target = node.target
-    return isinstance(target, torch._ops.OpOverload) and any(
-        r.alias_info is not None for r in target._schema.returns
-    )
+    return isinstance(target, torch._ops.OpOverload) and any(r.alias_info is not None for r in target._schema.returns)
 
 
 def _drop_counters(graph: Graph) -> None:
@@ -118,7 +115,7 @@ def _restore_training(graph: Graph) -> None:
         for name in TRAINING_ARGUMENTS:
             _replace_argument(node, name, lambda value: training() if value is True else value)
         if node.target is aten.scaled_dot_product_attention.default:
-            _replace_argument(node, "dropout_p", lambda p: _only_training(graph, node, training, p, 0.0) if p else p)
+            _restore_attention_dropout(graph, node, training)
         elif node.target is aten.bernoulli_.float:
             _restore_stochastic_depth(graph, node, training)
         elif node.target in RANDOM_OPERATORS:
@@ -128,6 +125,10 @@ def _restore_training(graph: Graph) -> None:
                 CaptureWarning,
                 stacklevel=4,
             )
+
+
+def _restore_attention_dropout(graph: Graph, node: Node, training: Callable[[], Node]) -> None:
+    _replace_argument(node, "dropout_p", lambda p: _only_training(graph, node, training, p, 0.0) if p else p)
 
 
 def _restore_stochastic_depth(graph: Graph, drawn: Node, training: Callable[[], Node]) -> None:

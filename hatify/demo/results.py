@@ -22,10 +22,7 @@ class SequenceResult:
     @property
     def forgetting(self) -> list[list[float]]:
         """Accuracy right after task j was learned, less that after task i: negative where it has risen."""
-        return [
-            [self.accuracy[task][task] - accuracy for task, accuracy in enumerate(row)]
-            for row in self.accuracy
-        ]
+        return [[self.accuracy[task][task] - accuracy for task, accuracy in enumerate(row)] for row in self.accuracy]
 
     @property
     def average_accuracy(self) -> float:

@@ -63,9 +63,7 @@ def _compare(name: NetworkName, num_tasks: int, seed: int, learn: LearnTitled) -
     return NetworkResult(with_hat, fine_tuned, hat.network.capacity())
 
 
-def _report(
-    settings: DemoSettings, results: Mapping[str, NetworkResult], digits: Sequence[tuple[int, int]]
-) -> None:
+def _report(settings: DemoSettings, results: Mapping[str, NetworkResult], digits: Sequence[tuple[int, int]]) -> None:
     console = Console()
     for name, result in results.items():
         print_network(console, name, result, digits)

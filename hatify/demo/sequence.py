@@ -22,9 +22,7 @@ def learn_in_sequence(
         logits = [learner.logits(seen, tasks[seen].test.images) for seen in range(task_id + 1)]
         remembered.append(logits[task_id])
         result.accuracy.append([_accuracy(now, tasks[seen].test.labels) for seen, now in enumerate(logits)])
-        result.unchanged.append(
-            [_bitwise_equal(now, then) for now, then in zip(logits, remembered, strict=True)]
-        )
+        result.unchanged.append([_bitwise_equal(now, then) for now, then in zip(logits, remembered, strict=True)])
     return result
 
 

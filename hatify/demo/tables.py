@@ -9,9 +9,7 @@ from hatify.demo.results import NetworkResult, SequenceResult
 from hatify.module import GroupCapacity
 
 
-def print_network(
-    console: Console, name: str, result: NetworkResult, digits: Sequence[tuple[int, int]]
-) -> None:
+def print_network(console: Console, name: str, result: NetworkResult, digits: Sequence[tuple[int, int]]) -> None:
     """Print the tables of one network; `digits` names the tasks."""
     tasks = [f"{first}/{second}" for first, second in digits]
     console.rule(f"[bold]{name}")

@@ -116,7 +116,7 @@ class MaskRegistry(nn.Module):
         names = [name for name, _, _ in self._layout]
         if task_id is None or not names:
             return dict.fromkeys([*names, *self._views])
-        embeddings = torch.cat(self.task_embeddings(task_id))
+        embeddings = torch.cat(tuple(self.task_embeddings(task_id)))
         if mask_scale is None:
             masks = (embeddings > 0).to(embeddings.dtype)
         else:
@@ -140,7 +140,7 @@ class MaskRegistry(nn.Module):
         taken = torch.zeros(count + 2, dtype=torch.bool, device=device)
         for other in others:
             if self._layout:
-                taken[:count] |= torch.cat(self.task_embeddings(other)) > 0
+                taken[:count] |= torch.cat(tuple(self.task_embeddings(other))) > 0
         taken[count] = bool(others)
         return taken
 

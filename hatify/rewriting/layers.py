@@ -71,9 +71,7 @@ class HATLayer(nn.Module):
         kwargs = {name: self._fill(value, operands, masks, task_id) for name, value in used.kwargs}
         return _masked(used.operator(*args, **kwargs), used.result_masks, masks)
 
-    def _fill(
-        self, argument: Any, operands: Sequence[Any], masks: Sequence[Tensor | None], task_id: int | None
-    ) -> Any:
+    def _fill(self, argument: Any, operands: Sequence[Any], masks: Sequence[Tensor | None], task_id: int | None) -> Any:
         if isinstance(argument, list):
             return [self._fill(element, operands, masks, task_id) for element in argument]
         if not isinstance(argument, Slot):

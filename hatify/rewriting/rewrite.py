@@ -175,9 +175,7 @@ class Rewriter:
 class _Layout:
     """How a node's arguments are laid out over a layer's operands and its own parameters."""
 
-    def __init__(
-        self, node: Node, owner: str | None, masks: Masks, aliases: Callable[[Node], frozenset[str]]
-    ) -> None:
+    def __init__(self, node: Node, owner: str | None, masks: Masks, aliases: Callable[[Node], frozenset[str]]) -> None:
         self.operands: list[Node] = []
         self.attribute_of: dict[Argument, str] = {}
         self._owner, self._aliases = owner, aliases
@@ -189,15 +187,14 @@ class _Layout:
         args: list[Any] = []
         kwargs: list[tuple[str, Any]] = []
         given = arguments_of(node)
-        for argument in node.target._schema.arguments:
-            if argument.name not in given:
+        for parameter in node.target._schema.arguments:
+            if parameter.name not in given:
                 continue
-            value = self._lay_out(given[argument.name], argument.name)
-            if argument.kwarg_only:
-                if argument.name in node.kwargs:
-                    kwargs.append((argument.name, value))
-            else:
+            value = self._lay_out(given[parameter.name], parameter.name)
+            if not parameter.kwarg_only:
                 args.append(value)
+            elif parameter.name in node.kwargs:
+                kwargs.append((parameter.name, value))
         self.call = OperatorCall(node.target, tuple(args), tuple(kwargs), self._places(RESULT))
 
     def _lay_out(self, value: Any, name: str) -> Any:
