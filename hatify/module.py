@@ -209,6 +209,7 @@ class HATModule(GraphModule):
         if self._learning is not None:
             raise TrainingError(f"task {self._learning.task_id} is being learned: leave its `learn` block first")
         self._warn_if_full(task)
+        self._register_hooks()  # parameters that were frozen until now
         parameters = dict(self.named_parameters())
         locks = {parameters[name]: lock for name, lock in self.lock_masks(task).items()}
         learning = LearningTask(self.registry, self.blueprint.config, task, steps, locks)
@@ -274,7 +275,7 @@ class HATModule(GraphModule):
             )
 
     def _register_hooks(self) -> None:
-        """One gradient hook on each parameter, for good; it reads what is being learned when it runs."""
+        """One gradient hook on each trainable parameter, for good; it reads what is being learned when it runs."""
         hooked: set[int] = self.__dict__.setdefault("_hooked", set())
         for name, parameter in self.named_parameters():
             if id(parameter) not in hooked and parameter.requires_grad:

@@ -67,8 +67,11 @@ def _cheapest(factors: tuple[Node, ...], inference: Inference, possible: set[Nod
 
 
 def _possible(graph: Graph, inference: Inference) -> set[Node]:
-    """The nodes that can be made zero under a mask with no multiplication of an activation."""
-    possible: set[Node] = set()
+    """The nodes that can be made zero under a mask with no multiplication of an activation.
+
+    What is read anyway is gated anyway, so it costs nothing to rely on it.
+    """
+    possible = {n for effect in inference.effects.values() for n in effect.reads if inference.has_features(n)}
     for node in graph.nodes:
         effect = inference.effects.get(node)
         if effect is None:

@@ -78,7 +78,10 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
     gates = {
         node: GatePlan(
             placement,
-            tuple((features.positions(ids), slots) for ids, slots in _masks(node, placement, inference)),
+            tuple(
+                (np.broadcast_to(features.positions(ids), ids.shape), slots)
+                for ids, slots in _masks(node, placement, inference)
+            ),
         )
         for node, placement in placed.items()
     }

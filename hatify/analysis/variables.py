@@ -7,6 +7,7 @@ the identity of the first feature they are combined with, or become LIVE.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -120,6 +121,22 @@ class Variables:
         rest = np.where((a == ZERO) & (b == ZERO), ZERO, LIVE)
         ids = np.where(a >= FIRST_VARIABLE, a, np.where(b >= FIRST_VARIABLE, b, rest))
         return Combination(compress(ids), carries=(True, True), exact=exact)
+
+    def blend(self, support: Support, dimensions: Sequence[int]) -> Support:
+        """A support whose entries an operator mixes along some dimensions (a resized positional embedding).
+
+        Floating entries that are mixed become one; where features differ along a dimension it stays as it is.
+        """
+        for dimension in dimensions:
+            ids = self.find(support)
+            first = np.broadcast_to(np.take(ids, [0], axis=dimension), ids.shape)
+            if self._floating[ids].all():
+                pairs = np.unique(np.stack([ids.ravel(), first.ravel()]), axis=1)
+                if len(np.unique(pairs[0])) < len(pairs[0]):
+                    self._settle(ids)  # an entry that stands in several places
+                else:
+                    self._parent[pairs[0]] = pairs[1]
+        return compress(self.find(support))
 
     def _shares_floats(self, one: Support, other: Support) -> bool:
         """Whether a floating entry of `other` meets different variables of `one`."""
