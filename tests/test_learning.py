@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatify import HATModule, HATPayload, hatify
+from hatify import HatifyError, HATModule, HATPayload, hatify
 from hatify.errors import CapacityWarning
 from hatify.verification import draw_masks, perturb
 
@@ -251,3 +251,33 @@ def test_a_timm_network_learns_and_keeps_real_digits() -> None:
         if task == 1:
             first = torch.isin(y, torch.tensor([0, 1]))
             assert torch.equal(net(x[first][:64], task_id=0), logits[0])
+
+
+def test_state_that_forward_changes_belongs_to_the_task() -> None:
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+            self.register_buffer("mean", torch.zeros(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.linear(x)
+            self.mean.mul_(0.9).add_(x.detach().mean(0), alpha=0.1)
+            return self.head(x - self.mean)
+
+    net, x = hatify(Remembering(), num_tasks=2), torch.randn(5, 4)
+    with net.learn(0):
+        draw_masks(net, 0)
+    state = net.get_buffer("operators.mean.per_task.0.mean").clone()
+    with net.learn(1, steps=1) as task:
+        (net.train()(torch.randn(8, 4) + 5).sum() + task.regularization()).backward()
+        torch.optim.SGD(net.parameters(), lr=0.1).step()
+    assert torch.equal(net.get_buffer("operators.mean.per_task.0.mean"), state)
+    assert not torch.equal(net.get_buffer("operators.mean.per_task.1.mean"), state)
+    assert net(x, task_id=0).isfinite().all()
+
+
+def test_a_parameter_that_forward_changes_is_refused() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4, max_norm=1.0), nn.Linear(4, 2))
+    with pytest.raises(HatifyError, match=r"writes into the parameter '0\.weight'"):
+        hatify(model, num_tasks=2, example_inputs=(torch.randint(5, (2, 3)),))

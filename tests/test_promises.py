@@ -1,10 +1,9 @@
-"""What a conversion promises, on whole models: the same rows as `benchmarks/spine.py` prints, on a spread of families."""
+"""What a conversion promises, on whole models of many families: the rows that `benchmarks/spine.py` prints."""
 
 from __future__ import annotations
 
-import timm
 import pytest
-import torch
+import timm
 
 from benchmarks.models import SUBJECTS, Subject, images
 from benchmarks.spine import measure

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from hatify.analysis.effect import Argument, Effect
 from hatify.analysis.support import Support, has_variables, live
@@ -132,6 +132,23 @@ def locations(node: Node) -> Iterator[tuple[Argument, Any]]:
                 yield Argument(name, index), element
         else:
             yield Argument(name), value
+
+
+def mutates(node: Node) -> bool:
+    """Whether a call writes into one of its operands."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def written(graph: Graph) -> set[Node]:
+    """The parameters and buffers that forward writes into, itself or a view of them."""
+    bases: set[Node] = set()
+    for node in graph.nodes:
+        base = node.args[0] if mutates(node) else None
+        while isinstance(base, Node) and base.op == "call_function" and base.args:
+            base = base.args[0]
+        if isinstance(base, Node) and base.meta.get("role") in ("parameter", "buffer"):
+            bases.add(base)
+    return bases
 
 
 def is_selection(node: Node) -> bool:

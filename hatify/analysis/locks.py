@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import is_parameter, locations
+from hatify.analysis.call import is_parameter, locations, written
 from hatify.analysis.coverage import Coverage
 from hatify.analysis.effect import Factor, Use
 from hatify.analysis.groups import Features
 from hatify.analysis.supports import Inference
+from hatify.errors import ConversionError
 
 Positions = npt.NDArray[np.int64]
 
@@ -54,14 +55,31 @@ def find_locks(graph: Graph, inference: Inference, coverage: Coverage, features:
     return locks
 
 
-def find_per_task(inference: Inference) -> frozenset[str]:
-    """The parameters and buffers that their operators want once a task (norms, heads)."""
-    names: set[str] = set()
+def find_per_task(graph: Graph, inference: Inference) -> frozenset[str]:
+    """The parameters and buffers that their operators want once a task (norms, heads), or that forward changes.
+
+    Raises:
+        ConversionError: forward changes a parameter.
+    """
+    names = _changed_by_forward(graph)
     for node, effect in inference.effects.items():
         for argument, value in locations(node):
             if argument in effect.per_task and isinstance(value, Node) and value.op == "get_attr":
                 names.add(value.meta["name"])
     return frozenset(names)
+
+
+def _changed_by_forward(graph: Graph) -> set[str]:
+    """Buffers that forward writes to: shared, they would carry one task's data into another."""
+    names: set[str] = set()
+    for node in written(graph):
+        if is_parameter(node):
+            raise ConversionError(
+                f"forward writes into the parameter {node.meta['name']!r}, which trained tasks depend on; "
+                "compute the new value instead of assigning it"
+            )
+        names.add(node.meta["name"])
+    return names
 
 
 def _uses(parameter: Node, inference: Inference) -> Iterator[Use]:

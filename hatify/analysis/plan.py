@@ -86,7 +86,7 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
         for node, placement in placed.items()
     }
     locks = find_locks(graph, inference, coverage, features)
-    per_task = find_per_task(inference)
+    per_task = find_per_task(graph, inference)
     per_task |= _small_whole_locks(graph, {n: r for n, r in locks.items() if n not in per_task})
     return Plan(
         groups=groups,

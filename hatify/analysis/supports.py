@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import Call, Rules, is_selection, is_tensor, shape_of
+from hatify.analysis.call import Call, Rules, is_selection, is_tensor, shape_of, written
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import live
 from hatify.analysis.variables import Variables
@@ -36,16 +36,20 @@ class Inference:
 
 
 class _Supports(dict[Node, Any]):
-    """Supports by node; a parameter's is made when it is first asked for, so that weights never need one."""
+    """Supports by node. A parameter's is made when it is first asked for, so that weights never need one; that of
+    `state`, which forward writes into, is live.
+    """
 
-    def __init__(self, variables: Variables) -> None:
+    def __init__(self, variables: Variables, state: Collection[Node]) -> None:
         super().__init__()
         self._variables = variables
+        self._state = state
 
     def __missing__(self, node: Node) -> Any:
         value = node.meta["val"]
         adopts = (
             node.meta.get("role") in ("parameter", "buffer")
+            and node not in self._state
             and value.is_floating_point()
             and 0 < value.numel() <= LARGEST_FOLLOWED_PARAMETER
         )
@@ -56,7 +60,7 @@ class _Supports(dict[Node, Any]):
 def infer_supports(graph: Graph, rules: Rules, heads: Collection[Node] = ()) -> Inference:
     """Apply each node's rule in graph order. The results of `heads` are live."""
     variables = Variables()
-    supports = _Supports(variables)
+    supports = _Supports(variables, written(graph))
     effects: dict[Node, Effect] = {}
     for node in graph.nodes:
         if node.op != "call_function":

@@ -78,7 +78,7 @@ def _refuse_mutated_views(mutated: Node, node: Node, position: dict[Node, int]) 
     base = mutated
     while base.op == "call_function" and _is_view(base) and isinstance(base.args[0], Node):
         base = base.args[0]
-        if any(position[user] > position[node] for user in base.users):
+        if base.op != "get_attr" and any(position[user] > position[node] for user in base.users):
             raise CaptureError(
                 f"forward writes into a part of a tensor that it reads again ({node.name}, in "
                 f"{node.meta.get('module_path') or 'the model'}); write it without the in-place assignment"

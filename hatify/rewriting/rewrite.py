@@ -39,6 +39,7 @@ class Rewriter:
     names: Mapping[str, frozenset[str]]
     views: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     heads: list[Head] = field(default_factory=list)
+    _read_as: dict[Node, Node] = field(default_factory=dict)
 
     def rewrite(self) -> None:
         self._add_payload()
@@ -46,7 +47,7 @@ class Rewriter:
         for node in list(self.graph.nodes):
             gated = self.plan.gates.get(node)
             if gated is not None and gated.placement == "multiplied":
-                self._multiply(node, gated.masks)
+                self._multiply(self._read_as.get(node, node), gated.masks)
             if self._needs_layer(node):
                 self._replace(node, gated.masks if gated and gated.placement == "folded" else ())
         self.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output") or not _is_plumbing(n))
@@ -77,6 +78,7 @@ class Rewriter:
             layer.index_by_task([attribute])
             chosen = self._call(layer, path or f"{FUNCTIONAL}.{attribute}", node, read, [Slot(attribute=attribute)])
             chosen.meta = dict(node.meta)
+            self._read_as[node] = chosen
             for user in users:
                 user.replace_input_with(node, chosen)
 
