@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -35,20 +35,20 @@ class Features:
     Behind the last feature stand two constants: `live` (never masked) and `zero` (always masked).
     """
 
-    def __init__(self, inference: Inference, groups: Iterable[npt.NDArray[np.int64]]) -> None:
+    def __init__(self, inference: Inference, groups: Sequence[Sequence[int]]) -> None:
         self._variables = inference.variables
-        ordered = list(groups)
-        self.count = sum(len(roots) for roots in ordered)
+        self.count = sum(len(roots) for roots in groups)
         self.live, self.zero = self.count, self.count + 1
         self._position: dict[int, int] = {LIVE: self.live, ZERO: self.zero}
-        for position, root in enumerate(root for roots in ordered for root in roots.tolist()):
+        for position, root in enumerate(root for roots in groups for root in roots):
             self._position[root] = position
 
     def positions(self, support: Support) -> npt.NDArray[np.int64]:
         """Supports as positions; what no mask gates is live."""
-        roots, inverse = np.unique(self._variables.resolve(support), return_inverse=True)
+        resolved = self._variables.resolve(support)
+        roots, inverse = np.unique(resolved, return_inverse=True)
         found = np.array([self._position.get(root, self.live) for root in roots.tolist()], dtype=np.int64)
-        return found[inverse].reshape(self._variables.resolve(support).shape)
+        return found[inverse].reshape(resolved.shape)
 
 
 def find_groups(
@@ -58,7 +58,6 @@ def find_groups(
     variables = inference.variables
     gated = {root for ids in gate_ids for root in np.unique(variables.resolve(ids)).tolist() if root >= FIRST_VARIABLE}
     spaces = {space: _roots(space, inference) for space in variables.spaces}
-    readers = _readers(inference)
     kept = {space: [root for root in own if root in gated] for space, own in spaces.items()}
 
     graph: nx.Graph[Space | int] = nx.Graph()
@@ -67,19 +66,17 @@ def find_groups(
     components = [[n for n in part if isinstance(n, Space)] for part in nx.connected_components(graph)]
     components = sorted((sorted(c, key=lambda s: s.start) for c in components), key=lambda c: c[0].start)
 
+    features = [list(dict.fromkeys(root for space in component for root in kept[space])) for component in components]
+    readers = _readers(inference, {root: i for i, roots in enumerate(features) for root in roots})
+
     plans: list[GroupPlan] = []
-    ordered: list[npt.NDArray[np.int64]] = []
     start = 0
-    for component in components:
-        members = list(dict.fromkeys(root for space in component for root in kept[space]))
-        roots = np.array(members, dtype=np.int64)
+    for component, roots, reading in zip(components, features, readers, strict=True):
         writers = [module_path(space.node) for space in component]
-        reading = [path for path, ids in readers if np.isin(ids, roots).any()]
         name = _unique(writers[0], {plan.name for plan in plans})
         plans.append(GroupPlan(name, start, len(roots), tuple(dict.fromkeys([*writers, *reading]))))
-        ordered.append(roots)
         start += len(roots)
-    return tuple(plans), Features(inference, ordered)
+    return tuple(plans), Features(inference, features)
 
 
 def module_path(node: Node) -> str:
@@ -91,19 +88,17 @@ def module_path(node: Node) -> str:
     return str(node.meta.get("module_path") or node.name)
 
 
-def _readers(inference: Inference) -> list[tuple[str, npt.NDArray[np.int64]]]:
-    """The modules with parameters, and the features that each of them reads."""
-    readers: list[tuple[str, npt.NDArray[np.int64]]] = []
+def _readers(inference: Inference, group_of: Mapping[int, int]) -> list[list[str]]:
+    """For each group, the modules with parameters that read any of its features, in graph order."""
+    readers: list[list[str]] = [[] for _ in set(group_of.values())]
     for node, effect in inference.effects.items():
-        if effect.uses or effect.per_task:
-            for operand in (*effect.reads, *effect.flows):
-                if isinstance(inference.supports[operand], np.ndarray):
-                    readers.append(
-                        (
-                            module_path(node),
-                            np.unique(inference.variables.resolve(inference.supports[operand])),
-                        )
-                    )
+        if not effect.uses and not effect.per_task:
+            continue
+        for operand in (*effect.reads, *effect.flows):
+            support = inference.supports[operand]
+            roots = np.unique(inference.variables.resolve(support)).tolist() if isinstance(support, np.ndarray) else []
+            for group in {group_of[root] for root in roots if root in group_of}:
+                readers[group].append(module_path(node))
     return readers
 
 
