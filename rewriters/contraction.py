@@ -43,7 +43,7 @@ class Operand:
 
 
 def matrices(call: Call, node: Node, *labels: Label) -> Operand:
-    """An operand whose last dimensions have the given labels; the batch dimensions before them count from the end."""
+    """An operand whose last dimensions have the given labels; those before them count from the end."""
     batch = range(-len(call.shape(node)), -len(labels))
     return Operand(node, call.support(node), (*batch, *labels))
 
@@ -65,7 +65,7 @@ def contract(call: Call, left: Operand, right: Operand, result: Sequence[Label])
 def couple(call: Call, left: Operand, right: Operand) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
     """Couple the features that are multiplied with each other, so that a gate on one side serves both.
 
-    Returns what must be zero by itself (`Effect.reads`) and what only one side of need be zero (`Effect.pairs`).
+    Returns what must be zero itself (`Effect.reads`), and of what one side must be (`Effect.pairs`).
     """
     separate, together = ((left.node, right.node), ()), ((), (left.node, right.node))
     labels = list(dict.fromkeys([*left.labels, *right.labels]))

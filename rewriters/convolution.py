@@ -25,7 +25,7 @@ WEIGHT, BIAS = Argument("weight"), Argument("bias")
     aten.conv3d.padding,
 )
 def convolution(call: Call) -> Effect:
-    """weight: (out, in / groups, *kernel). The input of `weight[o, k]` is channel `group(o) * in / groups + k`."""
+    """weight: (out, in / groups, *kernel). `weight[o, k]` reads channel `group(o) * in / groups + k`."""
     operand, weight = call["input"], call["weight"]
     out_channels, group_width, *kernel = call.shape(weight)
     channels = _channels(call, operand, len(kernel))
@@ -60,7 +60,7 @@ def transposed_convolution(call: Call) -> Effect:
     features = call.fresh(group_width * groups)
     group_of_input = np.arange(in_channels) // (in_channels // groups)
     written = features[group_of_input[:, None] * group_width + np.arange(group_width)]
-    mask, mask_shape = (features, (1, -1)) if groups == 1 else (written, written.shape)
+    mask, mask_shape = (features, (1, -1)) if groups == 1 else (written, (-1, group_width))
     return _weighted(
         call,
         operand,
@@ -82,7 +82,7 @@ def _weighted(
     mask: np.ndarray,
     mask_shape: tuple[int, ...],
 ) -> Effect:
-    """A convolution that writes new features; `written` and `read` are laid out as the weight's first two axes."""
+    """A convolution that writes new features; `written` and `read` lie along the weight's first two axes."""
     kernel = len(mask_shape) - 2
     factors = (
         Factor(written.reshape(*written.shape, *[1] * kernel), "output", call.node),

@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 @rewriter(aten.zeros, aten.zeros_like, aten.new_zeros)
 def zeros(call: Call) -> Effect:
-    return Effect(zero(len(call.result_shape)))
+    return Effect(zero(len(call.result_shape)), flows=call.operands)
 
 
 @rewriter(
@@ -38,7 +38,8 @@ def zeros(call: Call) -> Effect:
     aten.bernoulli,
 )
 def live(call: Call) -> Effect:
-    return call.live()
+    """A tensor whose entries are read (`ones_like`) gives its shape only: what becomes of the result matters."""
+    return call.live(flows=call.operands, keeps_zero=False)
 
 
 @rewriter(

@@ -31,19 +31,19 @@ def einsum(call: Call) -> Effect:
     if len(tensors) > 2 or any(len(set(labels)) < len(labels) for labels in equation.operands):
         return call.live(reads=call.operands)
     operands = [
-        Operand(node, call.support(node), labels)
-        for node, labels in zip(tensors, equation.operands, strict=True)
+        Operand(node, call.support(node), labels) for node, labels in zip(tensors, equation.operands, strict=True)
     ]
     if len(tensors) == 1:
         return _rearranged(call, operands[0], equation.result)
     for weight, operand in ((1, 0), (0, 1)):
         if is_parameter(tensors[weight]) and not is_parameter(tensors[operand]):
             return _weighted(call, operands[operand], operands[weight], weight, equation.result)
-    return contract(call, *operands, equation.result)
+    left, right = operands
+    return contract(call, left, right, equation.result)
 
 
 def parse(equation: str, ranks: Sequence[int]) -> Equation:
-    """Split an equation into labels; the dimensions under `...` are labelled by their distance from its end."""
+    """Split an equation into labels; the dimensions under `...` count from its end."""
     written, _, result = equation.replace(" ", "").partition("->")
     terms = written.split(",")
     operands = tuple(_labels(term, rank) for term, rank in zip(terms, ranks, strict=True))
@@ -67,9 +67,7 @@ def _rearranged(call: Call, operand: Operand, result: tuple[Label, ...]) -> Effe
     return Effect(operand.laid_out(result), flows=(operand.node,))
 
 
-def _weighted(
-    call: Call, operand: Operand, weight: Operand, position: int, result: tuple[Label, ...]
-) -> Effect:
+def _weighted(call: Call, operand: Operand, weight: Operand, position: int, result: tuple[Label, ...]) -> Effect:
     """The result's features lie along those of the weight's dimensions that it keeps."""
     written = [label for label in weight.labels if label in result]
     sizes = dict(zip(weight.labels, call.shape(weight.node), strict=True))

@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from hatify.analysis.call import Call, arguments_of, is_tensor
 from hatify.analysis.effect import Argument, Effect
-from hatify.analysis.support import Support, broadcast, compress, expand, varies
+from hatify.analysis.support import Support, broadcast, compress, expand
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
@@ -102,7 +102,7 @@ def keeps_zeros(call: Call) -> Effect:
     aten.pow.Scalar,
 )
 def loses_zeros(call: Call) -> Effect:
-    """Also what is infinite at zero, or has an infinite slope there: it must see the values before any gate."""
+    """Also what is infinite at zero, or has an infinite slope there: it must see values that no gate has met."""
     return elementwise(call, keeps_zero=False)
 
 

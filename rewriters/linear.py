@@ -31,10 +31,8 @@ def add_product(call: Call) -> Effect:
     return project(call, call["mat1"], Argument("mat2"), transposed=True, bias=Argument("self"))
 
 
-def project(
-    call: Call, operand: Node, weight: Argument, *, transposed: bool, bias: Argument | None
-) -> Effect:
-    """A product over the operand's last dimension with a weight (out, in), or (in, out) where `transposed`."""
+def project(call: Call, operand: Node, weight: Argument, *, transposed: bool, bias: Argument | None) -> Effect:
+    """A product over the operand's last dimension with a weight (out, in), or (in, out) if `transposed`."""
     support = call.support(operand)
     out_dimension, in_dimension = (1, 0) if transposed else (0, 1)
     if not varies(support, -1) and call.has_features(operand):
@@ -52,7 +50,7 @@ def project(
 
 
 def _mix_positions(support: Support, operand: Node, weight: Argument, bias: Argument | None) -> Effect:
-    """The features lie along another dimension (token mixing): they pass, and the weight serves all of them."""
+    """The features lie along another dimension (token mixing): they pass, and the weight serves them all."""
     uses = (Use(weight), Use(bias)) if bias is not None else (Use(weight),)
     return Effect(support, flows=(operand,), keeps_zero=bias is None, uses=uses)
 
@@ -90,7 +88,12 @@ def bilinear(call: Call) -> Effect:
 
 
 @rewriter(
-    aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default, aten.vdot.default
+    aten.matmul.default,
+    aten.mm.default,
+    aten.bmm.default,
+    aten.mv.default,
+    aten.dot.default,
+    aten.vdot.default,
 )
 def matmul(call: Call) -> Effect:
     name = next(n for n in ("other", "mat2", "vec", "tensor") if n in call)

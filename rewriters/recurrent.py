@@ -1,81 +1,168 @@
-"""Fused recurrent layers: LSTM, GRU and plain RNNs.
+"""Fused recurrent layers and cells: LSTM, GRU and plain RNNs.
 
-The mask goes into the rows of the candidate: where those are zero and the state starts at zero, the state stays
-zero, whatever the other gates say. With soft masks the candidate's pre-activation is scaled, not the state.
+The mask goes into the rows of the candidate: where those are zero and the state starts at zero, the state
+stays zero, whatever the other gates say. With soft masks the candidate is scaled before its tanh, not the state.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.fx import Node
 
-from hatify.analysis.call import Call
+from hatify.analysis.call import Call, is_tensor
 from hatify.analysis.effect import Argument, Effect, Factor, Gate, Use
-from hatify.analysis.support import LIVE, ZERO
+from hatify.analysis.support import LIVE, ZERO, Support, along
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
 
+Ids = npt.NDArray[np.int64]
+
+
+class Kind(NamedTuple):
+    """How the rows of a weight are laid out: in blocks of hidden size, one of which is the candidate's."""
+
+    blocks: int
+    candidate: int
+
+
+LSTM = Kind(blocks=4, candidate=2)  # input, forget, cell, output
+GRU = Kind(blocks=3, candidate=2)  # reset, update, new
+RNN = Kind(blocks=1, candidate=0)
+
 
 @rewriter(aten.lstm.input)
 def lstm(call: Call) -> Effect:
-    return recurrent(call, rows=4, candidate=2)  # input, forget, cell, output
+    return layers(call, LSTM)
 
 
 @rewriter(aten.gru.input)
 def gru(call: Call) -> Effect:
-    return recurrent(call, rows=3, candidate=2)  # reset, update, new
+    return layers(call, GRU)
 
 
 @rewriter(aten.rnn_tanh.input, aten.rnn_relu.input)
 def rnn(call: Call) -> Effect:
-    return recurrent(call, rows=1, candidate=0)
+    return layers(call, RNN)
 
 
-def recurrent(call: Call, *, rows: int, candidate: int) -> Effect:
-    """`rows`: blocks of hidden-size rows in each weight. `candidate`: the block that is masked."""
-    layers, directions = int(call["num_layers"]), 2 if call["bidirectional"] else 1
+@rewriter(aten.lstm_cell.default)
+def lstm_cell(call: Call) -> Effect:
+    return cell(call, LSTM)
+
+
+@rewriter(aten.gru_cell.default)
+def gru_cell(call: Call) -> Effect:
+    return cell(call, GRU)
+
+
+@rewriter(aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default)
+def rnn_cell(call: Call) -> Effect:
+    return cell(call, RNN)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a layer's weights stand in the call: `input` and `state` (blocks * hidden, in), and the biases."""
+
+    input: Argument
+    state: Argument
+    biases: tuple[Argument, ...]
+
+
+def layers(call: Call, kind: Kind) -> Effect:
+    """Several layers, each of one or two directions, in one call."""
+    depth, directions = int(call["num_layers"]), 2 if call["bidirectional"] else 1
     per_layer = 4 if call["has_biases"] else 2
-    if len(call["params"]) != layers * directions * per_layer:
+    if len(call["params"]) != depth * directions * per_layer:
         return call.live(reads=call.operands)  # an LSTM with projections
-    operand = call["input"]
-    hidden = call.results[-1][-1]
-    inputs, source = call.support(operand)[..., :], operand
+    operand, hidden = call["input"], call.results[-1][-1]
+    support, source = call.support(operand), operand
     gates: list[Gate] = []
     uses: list[Use] = []
-    states: list[npt.NDArray[np.int64]] = []
-    for layer in range(layers):
+    written: list[Ids] = []
+    for layer in range(depth):
         outputs = [call.fresh(hidden) for _ in range(directions)]
         for direction, features in enumerate(outputs):
             first = (layer * directions + direction) * per_layer
-            weights = [Argument("params", first + i) for i in range(per_layer)]
-            blocks = [features if block == candidate else np.full(hidden, LIVE) for block in range(rows)]
-            mask = np.concatenate(blocks)
-            gates.append(Gate(mask, {w: (-1, 1) if i < 2 else (-1,) for i, w in enumerate(weights)}))
-            written = np.tile(features, rows)
-            state = Factor(written[:, None], "input", call.node)
-            read = Factor(inputs[..., None, :], "input", source, rows=inputs.ndim - 1)
-            recurs = Factor(features[None, :], "input", call.node)
-            uses += [Use(weights[0], (state, read)), Use(weights[1], (state, recurs))]
-            uses += [Use(bias, (Factor(written, "input", call.node),)) for bias in weights[2:]]
-        inputs, source = np.concatenate(outputs), call.node
-        states += outputs
-    stacked = np.stack(states)[:, None, :]
-    gates += _initial_states(call, stacked)
-    sequence = inputs.reshape((1,) * (len(call.results[0]) - 1) + (-1,))
-    rest = [stacked if len(shape) == 3 else stacked[:, 0] for shape in call.results[1:]]
-    return Effect((sequence, *rest), reads=(operand,), gates=tuple(gates), uses=tuple(uses))
+            weight, recurrent, *biases = (Argument("params", first + i) for i in range(per_layer))
+            weights = Weights(weight, recurrent, tuple(biases))
+            gates.append(_gate(features, weights, kind))
+            uses += _uses(call, features, weights, kind, support, source)
+        support, source = np.concatenate(outputs), call.node
+        written += outputs
+    states = np.stack(written)[:, None, :]
+    reads, state_gates = _initial_states(call, states)
+    sequence = along(support, -1, len(call.results[0]))
+    final = [states if len(shape) == 3 else states[:, 0] for shape in call.results[1:]]
+    return Effect((sequence, *final), reads=(operand, *reads), gates=(*gates, *state_gates), uses=tuple(uses))
 
 
-def _initial_states(call: Call, features: npt.NDArray[np.int64]) -> list[Gate]:
-    """States that the caller hands in must be zero where they are masked."""
-    states = call["hx"]
-    given = [states] if not isinstance(states, list | tuple) else list(states)
+def cell(call: Call, kind: Kind) -> Effect:
+    """One step of one layer."""
+    operand, features = call["input"], call.fresh(call.result_shape[-1])
+    biases = tuple(Argument(name) for name in ("b_ih", "b_hh") if call[name] is not None)
+    weights = Weights(Argument("w_ih"), Argument("w_hh"), biases)
+    state = along(features, -1, len(call.result_shape))
+    reads, state_gates = _initial_states(call, state)
+    is_single = isinstance(call.node.meta["val"], torch.Tensor)
+    return Effect(
+        state if is_single else tuple(state for _ in call.results),
+        reads=(operand, *reads),
+        gates=(_gate(features, weights, kind), *state_gates),
+        uses=tuple(_uses(call, features, weights, kind, call.support(operand), operand)),
+    )
+
+
+def _gate(features: Ids, weights: Weights, kind: Kind) -> Gate:
+    blocks = [features if block == kind.candidate else np.full_like(features, LIVE) for block in range(kind.blocks)]
+    slots: dict[Argument, tuple[int, ...]] = {weights.input: (-1, 1), weights.state: (-1, 1)}
+    return Gate(np.concatenate(blocks), slots | {bias: (-1,) for bias in weights.biases})
+
+
+def _uses(call: Call, features: Ids, weights: Weights, kind: Kind, support: Support, source: Node) -> Sequence[Use]:
+    """Every row belongs to a feature, and matters only if the state of that feature is zero where it is dead."""
+    rows = np.tile(features, kind.blocks)
+    written = Factor(rows[:, None], "input", call.node)
+    read = Factor(support[..., None, :], "input", source, rows=support.ndim - 1)
+    recurs = Factor(features[None, :], "input", call.node)
+    bias = Factor(rows, "input", call.node)
+    return (
+        Use(weights.input, (written, read)),
+        Use(weights.state, (written, recurs)),
+        *(Use(argument, (bias,)) for argument in weights.biases),
+    )
+
+
+def _initial_states(call: Call, features: Support) -> tuple[list[Node], list[Gate]]:
+    """States that are handed in must be zero where they are masked.
+
+    Features of another layer's state are coupled with this one's and must be zero themselves; anything else is
+    gated on its way in.
+    """
+    given = call["hx"]
+    reads: list[Node] = []
     gates: list[Gate] = []
-    for index, state in enumerate(given):
-        if not (call.support(state) == ZERO).all():
-            location = Argument("hx", index) if isinstance(states, list | tuple) else Argument("hx")
-            ids = features if len(call.shape(state)) == 3 else features[:, 0]
+    for location, state in _located(given):
+        support = call.support(state)
+        if not is_tensor(state) or (support == ZERO).all():
+            continue
+        ids = features if len(call.shape(state)) == features.ndim else features[:, 0]
+        combination = call.variables.combine(support, ids)
+        if combination.carries == (True, True) and combination.exact:
+            reads.append(state)
+        else:
             gates.append(Gate(ids, {location: ids.shape}))
-    return gates
+    return reads, gates
+
+
+def _located(argument: Any) -> list[tuple[Argument, Node]]:
+    if isinstance(argument, list | tuple):
+        return [(Argument("hx", index), state) for index, state in enumerate(argument)]
+    return [(Argument("hx"), argument)]

@@ -1,4 +1,4 @@
-"""Reductions: exact over dimensions without structure; over features they mix, and dead ones are read as zeros."""
+"""Reductions: exact along dimensions without structure; over features they mix, and read dead ones as zeros."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ _RULES: dict[Any, Rule] = {}
 def rewriter(*operators: Any) -> Callable[[Rule], Rule]:
     """Register the decorated rule for operators.
 
-    operators: `torch.ops.my.op` (with all its overloads and, in ATen, its in-place twin `op_`), one overload of it
-        such as `torch.ops.aten.add.Tensor`, or any other function that a captured graph calls.
+    operators: `torch.ops.my.op` (with all its overloads and, in ATen, its in-place twin `op_`), one overload of
+        it such as `torch.ops.aten.add.Tensor`, or any other function that a captured graph calls.
 
     A later registration replaces an earlier one, so a user's rule wins over the library's.
     """

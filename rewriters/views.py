@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import reduce
 
 import numpy as np
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, concrete, is_tensor
+from hatify.analysis.call import Call, concrete
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import LIVE, ZERO, Support, compress, expand, reshape, varies
 from rewriters.elementwise import elementwise
@@ -43,20 +43,17 @@ def reshaped(call: Call) -> Effect:
 def _repeats_over_batch(call: Call, support: Support) -> bool:
     """Whether structure along a dimension of dynamic size is the same whatever that size is.
 
-    In `batch * heads` it is, since each example has the same heads. In `(2, batch, n) -> (batch, 2 * n)` it is not:
-    what one row holds depends on the number of rows.
+    In `batch * heads` it is, since each example has the same heads. In `(2, batch, n) -> (batch, 2 * n)` it is
+    not: what one row holds depends on the number of rows.
     """
     for dimension, size in enumerate(call.node.meta["val"].shape):
         if not isinstance(size, torch.SymInt) or not varies(support, dimension):
             continue
-        once = int(size.node.expr.as_coeff_Mul()[0])
+        per_example = int(size.node.expr.as_coeff_Mul()[0])
         lines = np.moveaxis(support, dimension, 0)
-        examples = len(lines) // once
-        is_outer = lines.reshape(examples, once, -1)
-        is_inner = lines.reshape(once, examples, -1)
-        if not ((is_outer == is_outer[:1]).all() or (is_inner == is_inner[:, :1]).all()):
-            return False
-        if once == 1:
+        outer = lines.reshape(-1, per_example, lines[0].size)
+        inner = lines.reshape(per_example, -1, lines[0].size).swapaxes(0, 1)
+        if per_example == 1 or not any((order == order[:1]).all() for order in (outer, inner)):
             return False
     return True
 
@@ -76,11 +73,16 @@ def transpose(call: Call) -> Effect:
 
 
 @rewriter(aten.t.default, aten.numpy_T.default)
-def transpose_matrix(call: Call) -> Effect:
+def reverse_dimensions(call: Call) -> Effect:
     return moved(call["self"], np.transpose(call.support(call["self"])))
 
 
-@rewriter(aten.movedim)
+@rewriter(aten.mT.default, aten.adjoint.default)
+def transpose_matrices(call: Call) -> Effect:
+    return moved(call["self"], np.swapaxes(call.support(call["self"]), -1, -2))
+
+
+@rewriter(aten.movedim, aten.moveaxis)
 def move_dimension(call: Call) -> Effect:
     operand = call["self"]
     return moved(operand, np.moveaxis(call.support(operand), call["source"], call["destination"]))
@@ -116,17 +118,27 @@ def narrow(call: Call) -> Effect:
 @rewriter(aten.select.int)
 def select(call: Call) -> Effect:
     operand, dimension = call["self"], call.dimension("dim", call["self"])
-    support = call.support(operand)
-    index = concrete(_value(call["index"])) if varies(support, dimension) else 0
-    return moved(operand, compress(support.take(index, dimension)))
+    return moved(operand, entry(call.support(operand), dimension, concrete(_value(call["index"]))))
 
 
-@rewriter(aten.cat.default, aten.concat.default)
+def entry(support: Support, dimension: int, position: int) -> Support:
+    """The support of one entry of a dimension."""
+    picked = np.take(support, [position if varies(support, dimension) else 0], dimension)
+    return compress(picked.squeeze(dimension))
+
+
+@rewriter(aten.cat.default, aten.concat.default, aten.concatenate.default)
 def concatenate(call: Call) -> Effect:
     """Along features: one after the other. Along anything else, the pieces' features are coupled."""
     pieces = [node for node in call["tensors"] if len(call.shape(node)) == len(call.result_shape)]
     dimension = int(call["dim"]) % len(call.result_shape)
     return joined(call, pieces, [call.support(node) for node in pieces], dimension)
+
+
+@rewriter(aten.hstack.default)
+def concatenate_horizontally(call: Call) -> Effect:
+    pieces = list(call["tensors"])
+    return joined(call, pieces, [call.support(node) for node in pieces], min(len(call.result_shape) - 1, 1))
 
 
 @rewriter(aten.stack.default)
@@ -138,7 +150,8 @@ def stack(call: Call) -> Effect:
 
 def joined(call: Call, pieces: Sequence[Node], supports: Sequence[Support], dimension: int) -> Effect:
     distinct = tuple(dict.fromkeys(pieces))
-    if all(s.shape[dimension] == 1 for s in supports) and len(supports) > 1:
+    are_single = all(s.size == 1 for s in supports)  # single features stay apart
+    if not are_single and not any(varies(s, dimension) for s in supports):
         coupled = _coupled(call, supports)
         if coupled is not None:
             return Effect(coupled, flows=distinct)
@@ -158,16 +171,15 @@ def _coupled(call: Call, supports: Sequence[Support]) -> Support | None:
     resolved = [call.variables.find(s) for s in supports]
     if all(np.array_equal(s, resolved[0]) for s in resolved):
         return resolved[0]
-    if not all((s != 0).any() for s in resolved):
+    if not all((s != LIVE).any() for s in resolved):
         return None
-
-    def couple(left: Support | None, right: Support) -> Support | None:
-        if left is None:
+    coupled = resolved[0]
+    for support in resolved[1:]:
+        combination = call.variables.combine(coupled, support)
+        if combination.carries != (True, True) or not combination.exact:
             return None
-        combination = call.variables.combine(left, right)
-        return combination.support if combination.carries == (True, True) and combination.exact else None
-
-    return reduce(couple, resolved[1:], resolved[0])
+        coupled = combination.support
+    return coupled
 
 
 def _piece_sizes(call: Call, pieces: Sequence[Node], dimension: int) -> list[int]:
@@ -190,14 +202,14 @@ def split(call: Call) -> Effect:
 def unbind(call: Call) -> Effect:
     operand, dimension = call["self"], call.dimension("dim", call["self"])
     support = call.support(operand)
-    picked = (compress(support.take(i if varies(support, dimension) else 0, dimension)) for i in range(len(call.results)))
-    return Effect(tuple(picked), flows=(operand,))
+    picked = tuple(entry(support, dimension, position) for position in range(len(call.results)))
+    return Effect(picked, flows=(operand,))
 
 
 @rewriter(aten.flip.default)
 def flip(call: Call) -> Effect:
     operand = call["self"]
-    return moved(operand, np.flip(call.support(operand), [d for d in call["dims"]]))
+    return moved(operand, np.flip(call.support(operand), tuple(call["dims"])))
 
 
 @rewriter(aten.roll.default)
@@ -214,12 +226,12 @@ def roll(call: Call) -> Effect:
     return moved(operand, support)
 
 
-@rewriter(aten.repeat.default)
+@rewriter(aten.repeat.default, aten.tile.default)
 def repeat(call: Call) -> Effect:
-    operand = call["self"]
+    operand, shape = call["self"], call.result_shape
     support = call.support(operand)
-    support = support.reshape((1,) * (len(call.result_shape) - support.ndim) + support.shape)
-    times = [call.result_shape[d] // support.shape[d] if varies(support, d) else 1 for d in range(support.ndim)]
+    support = support.reshape((1,) * (len(shape) - support.ndim) + support.shape)
+    times = [shape[d] // support.shape[d] if varies(support, d) else 1 for d in range(support.ndim)]
     return moved(operand, np.tile(support, times))
 
 
@@ -231,33 +243,104 @@ def repeat_interleave(call: Call) -> Effect:
         return moved(operand, support.reshape(1)) if support.size == 1 else call.live(reads=(operand,))
     dimension = call.dimension("dim", operand)
     if varies(support, dimension):
-        support = np.repeat(support, call["repeats"], dimension)
+        support = np.repeat(support, concrete(_value(call["repeats"])), dimension)
     return moved(operand, support)
 
 
-@rewriter(aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default)
-def shuffle(call: Call) -> Effect:
-    """The support at full size of its last three dimensions, shuffled by the operator itself."""
+@rewriter(aten.pixel_shuffle.default, aten.pixel_unshuffle.default)
+def shuffle_pixels(call: Call) -> Effect:
+    return by_the_operator_itself(call, [-3, -2, -1])
+
+
+@rewriter(aten.channel_shuffle.default)
+def shuffle_channels(call: Call) -> Effect:
+    return by_the_operator_itself(call, [1])
+
+
+def by_the_operator_itself(call: Call, dimensions: Sequence[int]) -> Effect:
+    """The operator, applied to the support at full size of the dimensions that it rearranges."""
     operand = call["self"]
-    shape = call.shape(operand)
-    support = np.ascontiguousarray(expand(call.support(operand), shape, range(len(shape) - 3, len(shape))))
-    arguments = [a for a in call.node.args[1:]]
-    result = call.node.target(torch.from_numpy(support), *arguments)  # type: ignore[operator]
+    full = [d % len(call.shape(operand)) for d in dimensions]
+    support = np.array(expand(call.support(operand), call.shape(operand), full))
+    result = call.node.target(torch.from_numpy(support), *call.node.args[1:])  # type: ignore[operator]
     return moved(operand, compress(result.numpy()))
 
 
-@rewriter(aten.index.Tensor, aten.index_select.default, aten.gather.default, aten.take_along_dim.default)
-def index(call: Call) -> Effect:
-    """Picks entries that are only known at run time: exact where the indexed dimensions carry no structure."""
+@rewriter(aten.unfold.default)
+def sliding_windows(call: Call) -> Effect:
+    """The windows along a dimension, each along a new last dimension."""
     operand = call["self"]
     support = call.support(operand)
-    if call.node.target is not aten.index.Tensor:
-        dimension = call.dimension("dim", operand)
-        return moved(operand, support) if not varies(support, dimension) else call.live(reads=(operand,))
+    dimension = call.dimension("dimension", operand)
+    if not varies(support, dimension):
+        return moved(operand, support[..., None])
+    windows = np.lib.stride_tricks.sliding_window_view(support, call["size"], dimension)
+    return moved(operand, compress(np.take(windows, range(0, windows.shape[dimension], call["step"]), dimension)))
+
+
+@rewriter(aten.im2col.default)
+def unfold_patches(call: Call) -> Effect:
+    """(.., C, H, W) to (.., C * patch, positions): each channel is repeated for the pixels of a patch."""
+    operand = call["self"]
+    support, shape = call.support(operand), call.shape(operand)
+    if varies(support, -1) or varies(support, -2):
+        return call.live(reads=(operand,))
+    patch = call.result_shape[-2] // shape[-3]
+    channels = np.repeat(support[..., 0], patch, axis=-2) if varies(support, -3) else support[..., 0]
+    return moved(operand, channels)
+
+
+@rewriter(aten.col2im.default)
+def fold_patches(call: Call) -> Effect:
+    """(.., C * patch, positions) to (.., C, H, W): sums, within a channel, the pixels that overlap."""
+    operand = call["self"]
+    support = call.support(operand)
+    channels = call.result_shape[-3]
+    if varies(support, -1):
+        return call.live(reads=(operand,))
+    if varies(support, -2):
+        pixels = support.reshape(*support.shape[:-2], channels, -1)
+        if not (pixels == pixels[..., :1]).all():
+            return call.live(reads=(operand,))
+        support = pixels[..., :1]
+    return moved(operand, support[..., None])
+
+
+@rewriter(aten.index_select.default)
+def index_select(call: Call) -> Effect:
+    """Picks entries that are only known at run time: exact along dimensions without structure."""
+    operand = call["self"]
+    support = call.support(operand)
+    is_exact = not varies(support, call.dimension("dim", operand))
+    return moved(operand, support) if is_exact else call.live(reads=(operand,))
+
+
+@rewriter(aten.gather.default, aten.take_along_dim.default)
+def gather(call: Call) -> Effect:
+    """As `index_select`, with an index for each entry; of other dimensions it takes the first entries."""
+    operand = call["self"]
+    if call["dim"] is None:
+        return call.live(reads=(operand,))
+    support, dimension = call.support(operand), call.dimension("dim", operand)
+    if varies(support, dimension):
+        return call.live(reads=(operand,))
+    sizes = zip(support.shape, call.result_shape, strict=True)
+    return moved(operand, support[tuple(slice(min(size, taken)) for size, taken in sizes)])
+
+
+@rewriter(aten.index.Tensor)
+def index(call: Call) -> Effect:
+    operand = call["self"]
+    support = call.support(operand)
     indexed = [d for d, i in enumerate(call["indices"]) if i is not None]
-    if any(varies(support, d) for d in indexed) or not all(is_tensor(call["indices"][d]) for d in indexed):
+    if any(varies(support, d) or _is_mask(call["indices"][d]) for d in indexed):
         return call.live(reads=(operand,))
     return moved(operand, _indexed(support, indexed, len(call.result_shape)))
+
+
+def _is_mask(index: Node) -> bool:
+    """Whether an index is a mask, which may take several dimensions at once."""
+    return index.meta["val"].dtype in (torch.bool, torch.uint8)
 
 
 def _indexed(support: Support, indexed: Sequence[int], rank: int) -> Support:
@@ -273,29 +356,32 @@ def _indexed(support: Support, indexed: Sequence[int], rank: int) -> Support:
 
 @rewriter(aten.pad.default, aten.constant_pad_nd.default)
 def pad(call: Call) -> Effect:
-    """Padding with zeros is zero under every mask; any other constant is live."""
+    """Padding with zeros is zero under every mask; padding with entries of the tensor repeats a support."""
     operand = call["self"]
-    support, shape = call.support(operand), call.shape(operand)
-    amounts = [concrete(_value(a)) for a in call["pad"]]
-    mode = call["mode"] if "mode" in call else "constant"
-    widths = [(0, 0)] * support.ndim
-    for i in range(len(amounts) // 2):
-        widths[-1 - i] = (amounts[2 * i], amounts[2 * i + 1])
-    padded = [d for d, width in enumerate(widths) if width != (0, 0)]
-    value = call["value"] or 0
-    if mode != "constant":
-        structured = any(varies(support, d) for d in padded)
-        return call.live(reads=(operand,)) if structured else moved(operand, support)
-    if value != 0 and padded:
-        return elementwise(call, keeps_zero=False) if not any(varies(support, d) for d in padded) else call.live(
-            reads=(operand,)
-        )
-    structured_dimensions = [d for d in padded if varies(support, d)]
-    kept = [widths[d] if d in structured_dimensions else (0, 0) for d in range(support.ndim)]
-    if any(low < 0 or high < 0 for low, high in kept):
+    support = call.support(operand)
+    widths = _pad_widths(call, support.ndim)
+    structured = [width if varies(support, d) else (0, 0) for d, width in enumerate(widths)]
+    is_constant = "mode" not in call or call["mode"] == "constant"
+    if is_constant and not call["value"]:
+        return moved(operand, compress(_cropped_and_padded(support, structured)))
+    if any(width != (0, 0) for width in structured):
         return call.live(reads=(operand,))
-    del shape
-    return moved(operand, np.pad(support, kept, constant_values=1))
+    if is_constant and math.isinf(call["value"]):
+        return call.live(reads=(operand,))  # no gate can follow: 0 * inf is NaN
+    return elementwise(call, keeps_zero=not is_constant)
+
+
+def _pad_widths(call: Call, rank: int) -> list[tuple[int, int]]:
+    """How many entries are put before and behind each dimension; below zero they are cut off."""
+    amounts = [concrete(_value(amount)) for amount in call["pad"]]
+    last_first = list(zip(amounts[::2], amounts[1::2], strict=True))
+    return [(0, 0)] * (rank - len(last_first)) + last_first[::-1]
+
+
+def _cropped_and_padded(support: Support, widths: Sequence[tuple[int, int]]) -> Support:
+    kept = tuple(slice(max(-before, 0), -max(-behind, 0) or None) for before, behind in widths)
+    added = [(max(before, 0), max(behind, 0)) for before, behind in widths]
+    return np.pad(support[kept], added, constant_values=ZERO)
 
 
 def _value(argument: object) -> int | torch.SymInt:
@@ -303,4 +389,3 @@ def _value(argument: object) -> int | torch.SymInt:
     value = argument.meta["val"] if isinstance(argument, Node) else argument
     assert isinstance(value, int | torch.SymInt)
     return value
-

@@ -93,7 +93,7 @@ class Result:
     features: dict[str, Tensor]
 
 
-torch.utils._pytree.register_dataclass(Result)
+torch.export.register_dataclass(Result)
 
 
 class SeveralInputs(nn.Module):

@@ -75,7 +75,7 @@ class Variables:
         roots = self._parent[ids]
         while not np.array_equal(parents := self._parent[roots], roots):
             roots = parents
-        return roots
+        return np.asarray(roots)  # indexing with an array of no dimensions gives a number
 
     def resolve(self, support: Support) -> Support:
         """A support in terms of representatives; what is still floating is LIVE."""

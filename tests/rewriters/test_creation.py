@@ -1,0 +1,57 @@
+"""Tensors that are made on the way: zeros are zero for every task, anything else is live."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from promises import WIDTH, check_between
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+
+
+@pytest.mark.parametrize(
+    "zeros",
+    [
+        torch.zeros_like,
+        lambda x: x.new_zeros(x.shape),
+        lambda x: torch.zeros(x.shape[0], WIDTH),
+        lambda x: torch.zeros(WIDTH),
+    ],
+    ids=["zeros_like", "new_zeros", "zeros", "zeros to broadcast"],
+)
+def test_adding_zeros_needs_no_gate(zeros: Function) -> None:
+    check_between("vectors", lambda x: x + zeros(x), gates=0)
+
+
+LIVE: dict[str, Function] = {
+    "ones": lambda x: torch.ones(x.shape[0], WIDTH),
+    "ones_like": torch.ones_like,
+    "full": lambda x: torch.full((WIDTH,), 0.5),
+    "full_like": lambda x: torch.full_like(x, 0.5),
+    "new_full": lambda x: x.new_full((WIDTH,), 0.5),
+    "arange": lambda x: torch.arange(WIDTH, dtype=x.dtype),
+    "linspace": lambda x: torch.linspace(0, 1, WIDTH),
+    "eye": lambda x: torch.eye(WIDTH)[0],
+    "tensor": lambda x: torch.tensor(0.5),
+    "constant": lambda x: torch.tensor([0.5] * WIDTH),
+    "one_hot": lambda x: torch.nn.functional.one_hot(torch.arange(2), WIDTH).sum(0).float(),
+}
+
+
+@pytest.mark.parametrize("made", LIVE.values(), ids=LIVE)
+def test_adding_anything_else_needs_a_gate(made: Function) -> None:
+    check_between("vectors", lambda x: x + made(x), gates=1)
+
+
+def test_multiplying_with_what_is_made_needs_none() -> None:
+    check_between("vectors", lambda x: x * torch.arange(WIDTH) * torch.ones_like(x), gates=0)
+
+
+def test_comparisons_end_features() -> None:
+    check_between("vectors", lambda x: ((x > 0) & ~(x > 1)).float(), tight=False)
+
+
+def test_columns_that_read_zeros_are_free() -> None:
+    """No task needs what multiplies zeros of every task."""
+    check_between("vectors", lambda x: torch.cat([x, torch.zeros(x.shape[0], 4)], 1), read=WIDTH + 4, gates=0)

@@ -1,0 +1,60 @@
+"""Look-up tables."""
+
+from typing import Any
+
+import pytest
+import torch
+from promises import WIDTH, check, ideal
+from torch import Tensor, nn
+
+
+class Language(nn.Module):
+    def __init__(self, tied: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(10, WIDTH, **options)
+        self.positions = nn.Embedding(6, WIDTH)
+        self.read = nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, 10, bias=False)
+        if tied:
+            self.head.weight = self.tokens.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedded = self.tokens(x) + self.positions(torch.arange(x.shape[1]))
+        return self.head(torch.tanh(self.read(embedded)))
+
+
+AROUND = 6 * WIDTH + WIDTH
+
+
+@pytest.mark.parametrize("options", [{}, {"padding_idx": 0}, {"scale_grad_by_freq": True}], ids=str)
+def test_embeddings_are_gated_by_feature(options: dict[str, Any]) -> None:
+    share = ideal(one_sided=10 * WIDTH + AROUND, two_sided=WIDTH * WIDTH)
+    net = check(Language(**options), torch.randint(10, (2, 6)), at_least=share)
+    assert len(net.registry.groups) == 2
+
+
+def test_tied_embeddings_are_locked_where_either_use_locks_them() -> None:
+    """The table is read by feature at both ends: an entry is locked where either feature is taken."""
+    share = ideal(one_sided=AROUND, two_sided=WIDTH * WIDTH, locked=10 * WIDTH)
+    net = check(Language(tied=True), torch.randint(10, (2, 6)), at_least=share)
+    assert not net.lock_masks(1)["tokens.weight"].all()
+
+
+def test_a_one_hot_product_as_a_table() -> None:
+    class OneHot(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Linear(10, WIDTH, bias=False)
+            self.head = nn.Linear(WIDTH, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.table(nn.functional.one_hot(x, 10).float()).mean(1))
+
+    check(OneHot(), torch.randint(10, (2, 6)), at_least=0.5, gates=0)
+
+
+def test_a_bag_of_embeddings_is_sound() -> None:
+    """No rule: the table is locked whole, and what reads the bags takes them as live."""
+    model = nn.Sequential(nn.EmbeddingBag(10, WIDTH), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 3))
+    share = ideal(one_sided=WIDTH * WIDTH + WIDTH, locked=10 * WIDTH)
+    check(model, torch.randint(10, (2, 6)), at_least=share, unknown=["aten.embedding_bag.padding_idx"])

@@ -1,0 +1,205 @@
+"""Products with weights, and with other activations."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from promises import WIDTH, Sandwich, check, check_between, ideal
+from torch import Tensor, nn
+
+
+class WithWeight(nn.Module):
+    """A product with a raw parameter (in, out)."""
+
+    def __init__(self, multiply: Callable[..., Tensor], *shape: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(shape) / shape[0] ** 0.5)
+        self.bias = nn.Parameter(torch.randn(shape[-1])) if bias else None
+        self.multiply = multiply
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.multiply(x, self.weight) if self.bias is None else self.multiply(x, self.weight, self.bias)
+
+
+SQUARE = WIDTH * WIDTH
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["vectors", "tokens"])
+def test_linear_layers(kind: str, bias: bool) -> None:
+    layers = nn.Sequential(nn.Linear(WIDTH, 8, bias=bias), nn.ReLU(), nn.Linear(8, WIDTH, bias=bias))
+    check_between(kind, layers, one_sided=24 if bias else 0, two_sided=2 * 8 * WIDTH, gates=0)
+
+
+def test_several_batch_dimensions() -> None:
+    model = nn.Sequential(nn.Linear(3, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 2))
+    check(model, torch.randn(2, 4, 5, 3), at_least=ideal(one_sided=5 * WIDTH, two_sided=SQUARE), gates=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "multiply"),
+    [
+        ("vectors", torch.mm),
+        ("vectors", torch.matmul),
+        ("tokens", torch.matmul),
+        ("vectors", lambda x, w: torch.einsum("bc,cd->bd", x, w)),
+        ("tokens", lambda x, w: torch.einsum("...c,cd->...d", x, w)),
+        ("tokens", lambda x, w: torch.einsum("cd,bnc->bnd", w, x)),
+        ("tokens", lambda x, w: torch.einsum("cz,bnc", w, x)),
+    ],
+    ids=[
+        "mm",
+        "matmul",
+        "matmul of tokens",
+        "einsum",
+        "einsum with dots",
+        "einsum, weight first",
+        "implicit",
+    ],
+)
+def test_products_with_a_raw_weight(kind: str, multiply: Callable[..., Tensor]) -> None:
+    check_between(kind, WithWeight(multiply, WIDTH, WIDTH), two_sided=SQUARE, gates=0)
+
+
+def test_addmm() -> None:
+    layer = WithWeight(lambda x, w, b: torch.addmm(b, x, w), WIDTH, WIDTH, bias=True)
+    check_between("vectors", layer, one_sided=WIDTH, two_sided=SQUARE, gates=0)
+
+
+def test_addmm_with_factors_is_locked_whole() -> None:
+    layer = WithWeight(lambda x, w, b: torch.addmm(b, x, w, alpha=0.5), WIDTH, WIDTH, bias=True)
+    check_between("vectors", layer, locked=SQUARE + WIDTH, tight=False)
+
+
+def test_an_einsum_that_writes_heads() -> None:
+    heads = WithWeight(lambda x, w: torch.einsum("bnc,chd->bnhd", x, w).tanh().flatten(2), WIDTH, 4, 4)
+    check_between("tokens", heads, two_sided=SQUARE, gates=0)
+
+
+def test_an_einsum_with_a_weight_for_each_head() -> None:
+    heads = WithWeight(lambda x, w: torch.einsum("bnhd,hde->bnhe", x.unflatten(2, (4, 4)), w).flatten(2), 4, 4, 4)
+    check_between("tokens", heads, two_sided=4 * 4 * 4, gates=0, slack=0.01)
+
+
+def test_an_einsum_as_head() -> None:
+    model = nn.Sequential(nn.Linear(3, WIDTH), nn.ReLU(), WithWeight(lambda x, w: torch.einsum("bc,cd", x, w), 16, 4))
+    assert check(model, torch.randn(2, 3), at_least=0.5).blueprint.heads == ("2",)
+
+
+EINSTEIN_SUMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "permutation": lambda x: torch.einsum("bnc->bcn", x).transpose(1, 2),
+    "sum over positions": lambda x: torch.einsum("bnc->bc", x)[:, None].expand(-1, 5, -1),
+    "entry by entry": lambda x: torch.einsum("bnc,bnc->bnc", x, x.tanh()),
+    "attention": lambda x: torch.einsum("bnm,bmc->bnc", torch.einsum("bnc,bmc->bnm", x, x).softmax(-1), x),
+    "scaled by a pooled vector": lambda x: torch.einsum("bnc,bc->bnc", x, x.mean(1)),
+}
+
+
+@pytest.mark.parametrize("function", EINSTEIN_SUMS.values(), ids=EINSTEIN_SUMS)
+def test_einstein_sums_of_activations(function: Callable[[Tensor], Tensor]) -> None:
+    check_between("tokens", function, gates=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "read"),
+    [
+        (lambda x: torch.einsum("bc,bc->b", x, x)[:, None].expand(-1, 4), 4),
+        (lambda x: torch.einsum("bc->b", x)[:, None].expand(-1, 4), 4),
+        (lambda x: torch.einsum("bii->bi", x.view(-1, 4, 4)), 4),
+        (lambda x: torch.einsum("bc,bd,be->bcde", x[:, :2], x[:, :2], x[:, :2]).flatten(1), 8),
+        (lambda x: (x.view(-1, 4, 4) @ x.view(-1, 4, 4).mT).flatten(1), WIDTH),
+    ],
+    ids=["scalar product", "sum over features", "diagonal", "three operands", "features in two dimensions"],
+)
+def test_features_that_end_in_a_sum_are_live_behind_it(function: Callable[[Tensor], Tensor], read: int) -> None:
+    check_between("vectors", function, read=read, tight=False)
+
+
+def test_a_contraction_couples_what_it_multiplies() -> None:
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.bmm(self.query(x), self.key(x).transpose(1, 2)).softmax(-1) @ x
+
+    net = check_between("tokens", Scores(), one_sided=2 * WIDTH, two_sided=2 * SQUARE, gates=0)
+    assert "middle.key" in net.registry.groups["middle.query"].members
+
+
+class LearnedQueries(nn.Module):
+    """Pooling by attention: the queries are parameters, and adopt the features of the keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(5, WIDTH))
+        self.key = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.queries @ self.key(x).transpose(1, 2)).softmax(-1) @ x
+
+
+def test_a_parameter_adopts_the_features_that_it_is_contracted_with() -> None:
+    check_between("tokens", LearnedQueries(), one_sided=WIDTH + 5 * WIDTH, two_sided=SQUARE, gates=1)
+
+
+def test_baddbmm() -> None:
+    def attend(x: Tensor) -> Tensor:
+        scores = torch.baddbmm(torch.ones(1, 5, 5), x, x.transpose(1, 2), alpha=0.5)
+        return torch.bmm(scores.softmax(-1), x)
+
+    check_between("tokens", attend, gates=0)
+
+
+def test_baddbmm_with_features() -> None:
+    check_between("tokens", lambda x: torch.baddbmm(x, torch.ones_like(x[..., :5]), x), tight=False)
+
+
+def test_matrix_times_vector() -> None:
+    check_between("vectors", lambda x: x + torch.mv(torch.ones(WIDTH, 3), torch.ones(3)), gates=1)
+
+
+def test_bilinear() -> None:
+    class Squared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.product = nn.Bilinear(WIDTH, WIDTH, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.product(x.tanh(), x)
+
+    # Taken where the output and both inputs are: 1/8 of the entries and, on the diagonal, 1/4.
+    eighths = WIDTH**3 - SQUARE
+    around, behind = 6 * WIDTH, SQUARE
+    free = around / 2 + (behind + SQUARE) * 3 / 4 + eighths * 7 / 8
+    share = free / (around + behind + SQUARE + eighths)
+    check(Sandwich("vectors", Squared()), torch.randn(2, 3), at_least=share - 0.003, gates=0)
+
+
+@pytest.mark.parametrize("over", ["tokens", "lines"])
+def test_a_linear_layer_over_positions_serves_all_features(over: str) -> None:
+    """Its weight mixes positions of each feature, so every task needs it whole."""
+
+    class MixPositions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(5 if over == "tokens" else 8, 5 if over == "tokens" else 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mix(x.transpose(1, 2)).transpose(1, 2) if over == "tokens" else self.mix(x)
+
+    size = 30 if over == "tokens" else 72
+    check_between(over, MixPositions(), locked=size, gates=1)
+
+
+def test_a_transposed_weight_is_sound() -> None:
+    """`x @ weight.t()` computes its weight: the result is live, but the weight adopts the features it reads."""
+    layer = WithWeight(lambda x, w: x @ w.t(), WIDTH, WIDTH)
+    check_between("vectors", layer, one_sided=SQUARE, tight=False)
+
+
+def test_a_weight_used_twice_is_locked_where_either_use_locks_it() -> None:
+    shared = nn.Linear(WIDTH, WIDTH)
+    net = check_between("vectors", nn.Sequential(shared, nn.ReLU(), shared), locked=SQUARE + WIDTH)
+    assert not net.lock_masks(1)["middle.0.weight"].all()
