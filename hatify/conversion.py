@@ -13,7 +13,7 @@ from hatify.analysis.plan import Plan, analyse
 from hatify.capture.export import Capture, capture
 from hatify.capture.inputs import example_arguments
 from hatify.config import HATConfig
-from hatify.errors import CapacityWarning, ConversionError, TaskError
+from hatify.errors import CapacityWarning, CaptureWarning, ConversionError, TaskError
 from hatify.masks.registry import MaskRegistry
 from hatify.module import Blueprint, HATModule
 from hatify.rewriting.heads import resize_heads
@@ -57,6 +57,7 @@ def hatify(
     config = config or HATConfig()
     captured = capture(model, example_arguments(model, example_inputs))
     plan = analyse(captured.graph, load_rules(), heads)
+    _warn_of_state(plan)
     net = build(model, captured, plan, num_tasks, config, num_classes)
     _warn_if_scarce(net)
     return net
@@ -126,6 +127,16 @@ def _check_tasks(num_tasks: object, num_classes: Sequence[int] | None) -> None:
         raise TaskError(f"num_classes takes one number a task: {num_tasks} of them, got {num_classes!r}")
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in num_classes):
         raise TaskError(f"num_classes takes numbers of classes of at least 1, got {num_classes!r}")
+
+
+def _warn_of_state(plan: Plan) -> None:
+    if plan.state:
+        warnings.warn(
+            f"forward changes the buffers {', '.join(sorted(plan.state))}: each task has its own, and as the model "
+            "was captured in train mode they change in eval mode too",
+            CaptureWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_if_scarce(net: HATModule) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from hatify import HATModule, hatify
-from hatify.errors import CaptureWarning
+from hatify.errors import CaptureError, CaptureWarning
 from hatify.verification import perturb, relative_difference
 
 
@@ -211,3 +211,44 @@ def test_random_numbers_that_stay_in_eval_mode_are_named() -> None:
 
     with pytest.warns(CaptureWarning, match="randn_like"):
         hatify(Noisy())
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.BatchNorm2d(4, affine=False),
+        nn.InstanceNorm2d(4, track_running_stats=True),
+        nn.InstanceNorm2d(4, affine=True),
+    ],
+)
+def test_norms_with_and_without_running_statistics(norm: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.Flatten(), nn.Linear(64, 2))
+    perturb(model)
+    equal_in_both_modes(model, hatify(model, example_inputs=(torch.randn(2, 1, 6, 6),)), torch.randn(4, 1, 6, 6))
+
+
+def test_state_that_forward_changes_is_named_and_each_tasks_own() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)), nn.Linear(8, 2))
+    with pytest.warns(CaptureWarning, match=r"parametrizations\.weight\.0\._u"):
+        net = hatify(model, num_tasks=2)
+    own = "1.parametrizations.weight.0.per_task.{}._u"
+    before = net.get_buffer(own.format(0)).clone()
+    net(torch.randn(4, 3), task_id=1)
+    assert torch.equal(net.get_buffer(own.format(0)), before)
+    assert not torch.equal(net.get_buffer(own.format(1)), before)
+
+
+def test_writing_into_a_view_of_what_is_read_again_is_refused() -> None:
+    class Assigning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            x[:, 0] = 1.0
+            return self.second(x)
+
+    with pytest.raises(CaptureError, match="without the in-place assignment"):
+        hatify(Assigning())

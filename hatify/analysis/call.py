@@ -14,6 +14,7 @@ from torch.fx import Graph, Node
 from hatify.analysis.effect import Argument, Effect
 from hatify.analysis.support import Support, has_variables, live
 from hatify.analysis.variables import Variables
+from hatify.capture.mutations import mutates
 
 Rule: TypeAlias = "Callable[[Call], Effect]"
 Rules: TypeAlias = Mapping[Any, Rule]
@@ -134,15 +135,15 @@ def locations(node: Node) -> Iterator[tuple[Argument, Any]]:
             yield Argument(name), value
 
 
-def mutates(node: Node) -> bool:
-    """Whether a call writes into one of its operands."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
 def written(graph: Graph) -> set[Node]:
-    """The parameters and buffers that forward writes into, itself or a view of them."""
+    """The parameters and buffers that forward writes into, itself or a view of them.
+
+    What a call with a subgraph (a `no_grad` block) does inside cannot be seen: its buffers count as written.
+    """
     bases: set[Node] = set()
     for node in graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            bases.update(n for n in node.all_input_nodes if n.meta.get("role") == "buffer")
         base = node.args[0] if mutates(node) else None
         while isinstance(base, Node) and base.op == "call_function" and base.args:
             base = base.args[0]

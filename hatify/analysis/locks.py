@@ -55,13 +55,9 @@ def find_locks(graph: Graph, inference: Inference, coverage: Coverage, features:
     return locks
 
 
-def find_per_task(graph: Graph, inference: Inference) -> frozenset[str]:
-    """The parameters and buffers that their operators want once a task (norms, heads), or that forward changes.
-
-    Raises:
-        ConversionError: forward changes a parameter.
-    """
-    names = _changed_by_forward(graph)
+def find_per_task(inference: Inference) -> frozenset[str]:
+    """The parameters and buffers that their operators want once a task (norms, heads)."""
+    names: set[str] = set()
     for node, effect in inference.effects.items():
         for argument, value in locations(node):
             if argument in effect.per_task and isinstance(value, Node) and value.op == "get_attr":
@@ -69,8 +65,12 @@ def find_per_task(graph: Graph, inference: Inference) -> frozenset[str]:
     return frozenset(names)
 
 
-def _changed_by_forward(graph: Graph) -> set[str]:
-    """Buffers that forward writes to: shared, they would carry one task's data into another."""
+def find_state(graph: Graph) -> frozenset[str]:
+    """Buffers that forward writes to: shared, they would carry one task's data into another.
+
+    Raises:
+        ConversionError: forward writes into a parameter.
+    """
     names: set[str] = set()
     for node in written(graph):
         if is_parameter(node):
@@ -79,7 +79,7 @@ def _changed_by_forward(graph: Graph) -> set[str]:
                 "compute the new value instead of assigning it"
             )
         names.add(node.meta["name"])
-    return names
+    return frozenset(names)
 
 
 def _uses(parameter: Node, inference: Inference) -> Iterator[Use]:

@@ -16,7 +16,7 @@ from hatify.analysis.effect import Argument, Effect
 from hatify.analysis.gates import Placement, place_gates
 from hatify.analysis.groups import GroupPlan, find_groups
 from hatify.analysis.heads import find_heads, heads_at
-from hatify.analysis.locks import LockRule, find_locks, find_per_task
+from hatify.analysis.locks import LockRule, find_locks, find_per_task, find_state
 from hatify.analysis.supports import Inference, infer_supports
 
 # Parameters that only a whole lock would keep safe are kept once a task instead, smallest first, as long as all
@@ -41,6 +41,7 @@ class Plan:
     locks: the lock rule of each shared parameter, by name.
     per_task: names of the parameters and buffers kept once a task.
     heads: the calls whose weights are each task's own head; for each weight the dimension of its outputs.
+    state: names of the buffers that forward changes (kept once a task, too).
     unknown: operators that no rule knows, and how often each occurs: what they read or return counts as live.
     """
 
@@ -50,6 +51,7 @@ class Plan:
     locks: dict[str, LockRule]
     per_task: frozenset[str]
     heads: dict[Node, dict[Argument, int]]
+    state: frozenset[str]
     effects: dict[Node, Effect]
     unknown: Counter[str]
 
@@ -86,7 +88,8 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
         for node, placement in placed.items()
     }
     locks = find_locks(graph, inference, coverage, features)
-    per_task = find_per_task(graph, inference)
+    state = find_state(graph)
+    per_task = find_per_task(inference) | state
     per_task |= _small_whole_locks(graph, {n: r for n, r in locks.items() if n not in per_task})
     return Plan(
         groups=groups,
@@ -95,6 +98,7 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
         locks={name: rule for name, rule in locks.items() if name not in per_task},
         per_task=per_task,
         heads={head: _output_dimensions(first.effects[head]) for head in head_calls},
+        state=state,
         effects=inference.effects,
         unknown=_unknown(inference),
     )

@@ -18,9 +18,11 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+from hatify.capture.devices import follow_devices, follow_dtypes
 from hatify.capture.inputs import Arguments
-from hatify.capture.portable import make_portable
+from hatify.capture.mutations import drop_counters, follow_mutations, mutates
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
+from hatify.capture.training import restore_training
 from hatify.errors import CaptureError, InputError
 
 
@@ -51,7 +53,7 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     with _train_mode(model):
         program = _export(model, args, kwargs)
     graph, constants = _with_attributes(program)
-    make_portable(graph)
+    _make_portable(graph)
     flat, inputs = pytree.tree_flatten((args, kwargs))
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     shapes = tuple(_shape_pattern(node, value) for node, value in zip(placeholders, flat, strict=True))
@@ -138,6 +140,17 @@ def _with_attributes(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
     return graph, constants
+
+
+def _make_portable(graph: Graph) -> None:
+    """Undo what the export bakes in: aliases, train mode, devices."""
+    follow_mutations(graph)
+    drop_counters(graph)
+    restore_training(graph)
+    follow_devices(graph)
+    follow_dtypes(graph)
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or mutates(node))
+    graph.lint()
 
 
 def _read(graph: Graph, node: Node, name: str, kind: InputKind) -> Node:

@@ -53,12 +53,12 @@ def _is_pair(value: object) -> bool:
 
 
 def _check_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] < EXAMPLE_BATCH:
-            raise InputError(
-                f"an example input has the shape {tuple(value.shape)}; its batch (first dimension) must be at "
-                f"least {EXAMPLE_BATCH}, since a smaller one is captured as a constant"
-            )
+    tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor) and v.dim() > 0]
+    if tensors and all(tensor.shape[0] < EXAMPLE_BATCH for tensor in tensors):
+        raise InputError(
+            f"an example input has the shape {tuple(tensors[0].shape)}; its batch (first dimension) must be at "
+            f"least {EXAMPLE_BATCH}, since a smaller one is captured as a constant"
+        )
 
 
 def _infer(model: nn.Module) -> Arguments:

@@ -47,6 +47,7 @@ class HATLayer(nn.Module):
     """Stands at the path of the module that it replaces and holds its parameters under their old names.
 
     calls: the operators that use the layer's parameters; a layer that the model calls in several ways has several.
+    counter: the name of the buffer that counts the batches of train mode (batch norm).
     per_task: for each task, its own copies of the parameters and buffers named in `task_indexed`. With no task the
         layer uses the parameters under their old names.
     """
@@ -55,6 +56,7 @@ class HATLayer(nn.Module):
         super().__init__()
         self.calls: list[OperatorCall] = []
         self.task_indexed: list[str] = []
+        self.counter: str | None = None
         self.per_task = nn.ModuleList()
 
     def forward(
@@ -65,8 +67,8 @@ class HATLayer(nn.Module):
         operands: the operator's inputs that are not the layer's own. masks: one for each gate; None with no task.
         """
         used = self.calls[call]
-        if self.training and "num_batches_tracked" in self._buffers:
-            self._of_task("num_batches_tracked", task_id).add_(1)
+        if self.training and self.counter is not None:
+            self._of_task(self.counter, task_id).add_(1)
         args = [self._fill(argument, operands, masks, task_id) for argument in used.args]
         kwargs = {name: self._fill(value, operands, masks, task_id) for name, value in used.kwargs}
         return _masked(used.operator(*args, **kwargs), used.result_masks, masks)

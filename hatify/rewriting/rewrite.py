@@ -21,6 +21,7 @@ from hatify.rewriting.layers import HATLayer, OperatorCall, Slot, gate, read
 from hatify.rewriting.root import layer_at
 
 REGISTRY = "registry"
+COUNTER = "num_batches_tracked"
 FUNCTIONAL = "operators"  # layers for calls whose parameters are no single module's
 
 Masks = tuple[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]], ...]
@@ -125,8 +126,9 @@ class Rewriter:
         layout = _Layout(node, owner, masks, self._aliases)
         position = _register(layer, layout.call)
         layer.index_by_task([n for n in layout.attribute_of.values() if f"{owner}.{n}" in self._per_task_names()])
-        if owner and "num_batches_tracked" in layer._buffers and layer.task_indexed:
-            layer.index_by_task(["num_batches_tracked"])
+        if node.target is torch.ops.aten.batch_norm.default and layer._buffers.get(COUNTER) is not None:
+            layer.counter = COUNTER
+            layer.index_by_task([COUNTER])
         for argument, dimension in self.plan.heads.get(node, {}).items():
             self.heads.append(Head(path, layer, layout.attribute_of[argument], dimension))
         kwargs: dict[str, Any] = {}
