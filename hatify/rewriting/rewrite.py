@@ -13,26 +13,25 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import arguments_of, locations
-from hatify.analysis.effect import RESULT, Argument
+from hatify.analysis.call import locations
 from hatify.analysis.plan import Plan
 from hatify.rewriting.heads import Head
 from hatify.rewriting.layers import HATLayer, OperatorCall, Slot, gate, read
+from hatify.rewriting.layout import CallLayout, Masks
 from hatify.rewriting.root import layer_at
 
 REGISTRY = "registry"
 COUNTER = "num_batches_tracked"
 FUNCTIONAL = "operators"  # layers for calls whose parameters are no single module's
 
-Masks = tuple[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]], ...]
-
 
 @dataclass
 class Rewriter:
     """Rewrites one graph in place.
 
-    `views` collects the masks that are no group's own, `heads` the
-    layers that hold a head's weights."""
+    names: all names of each parameter and buffer, by any of them.
+    views: collects the masks that are no group's own. heads: collects the weights of each task's own head.
+    """
 
     graph: Graph
     plan: Plan
@@ -123,7 +122,7 @@ class Rewriter:
         owner = self._owner_of(node)
         path = owner or f"{FUNCTIONAL}.{node.name}"
         layer = self._layer(path)
-        layout = _Layout(node, owner, masks, self._aliases)
+        layout = CallLayout(node, owner, masks, self._aliases)
         position = _register(layer, layout.call)
         layer.index_by_task([n for n in layout.attribute_of.values() if f"{owner}.{n}" in self._per_task_names()])
         if node.target is torch.ops.aten.batch_norm.default and layer._buffers.get(COUNTER) is not None:
@@ -174,57 +173,6 @@ class Rewriter:
         name = next(n for n in _numbered(path) if n not in taken)
         self.views[name] = positions
         return name
-
-
-class _Layout:
-    """How a node's arguments are laid out over a layer's operands and its own parameters."""
-
-    def __init__(self, node: Node, owner: str | None, masks: Masks, aliases: Callable[[Node], frozenset[str]]) -> None:
-        self.operands: list[Node] = []
-        self.attribute_of: dict[Argument, str] = {}
-        self._owner, self._aliases = owner, aliases
-        self._masks: dict[Argument, list[tuple[int, tuple[int, ...]]]] = {}
-        for position, (_, slots) in enumerate(masks):
-            for argument, shape in slots.items():
-                self._masks.setdefault(argument, []).append((position, shape))
-        assert isinstance(node.target, torch._ops.OpOverload)
-        args: list[Any] = []
-        kwargs: list[tuple[str, Any]] = []
-        given = arguments_of(node)
-        for parameter in node.target._schema.arguments:
-            if parameter.name not in given:
-                continue
-            value = self._lay_out(given[parameter.name], parameter.name)
-            if not parameter.kwarg_only:
-                args.append(value)
-            elif parameter.name in node.kwargs:
-                kwargs.append((parameter.name, value))
-        self.call = OperatorCall(node.target, tuple(args), tuple(kwargs), self._places(RESULT))
-
-    def _lay_out(self, value: Any, name: str) -> Any:
-        if isinstance(value, list | tuple) and any(isinstance(v, Node) for v in value):
-            return [self._slot(v, Argument(name, i)) for i, v in enumerate(value)]
-        return self._slot(value, Argument(name))
-
-    def _slot(self, value: Any, argument: Argument) -> Any:
-        places = self._places(argument)
-        if not isinstance(value, Node):
-            if isinstance(value, list | tuple):
-                return list(value)
-            return Slot(masks=places) if places and value is None else value
-        if value.op == "get_attr" and value.meta.get("role") == "flag":
-            return Slot(attribute="training")
-        if self._owner is not None and value.op == "get_attr":
-            name = min(n for n in self._aliases(value) if n.rpartition(".")[0] == self._owner)
-            attribute = name.rpartition(".")[2]
-            self.attribute_of[argument] = attribute
-            return Slot(attribute=attribute, masks=places)
-        if value not in self.operands:
-            self.operands.append(value)
-        return Slot(operand=self.operands.index(value), masks=places)
-
-    def _places(self, argument: Argument) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        return tuple(self._masks.get(argument, ()))
 
 
 def _register(layer: HATLayer, call: OperatorCall) -> int:
