@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 from hatify.analysis.effect import Argument, Effect
 from hatify.analysis.support import Support, has_variables, live
 from hatify.analysis.variables import Variables
-from hatify.capture.mutations import mutates
+from hatify.capture.mutations import is_view, mutates
 
 Rule: TypeAlias = "Callable[[Call], Effect]"
 Rules: TypeAlias = Mapping[Any, Rule]
@@ -145,7 +145,7 @@ def written(graph: Graph) -> set[Node]:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             bases.update(n for n in node.all_input_nodes if n.meta.get("role") == "buffer")
         base = node.args[0] if mutates(node) else None
-        while isinstance(base, Node) and base.op == "call_function" and base.args:
+        while isinstance(base, Node) and (is_view(base) or is_selection(base)):
             base = base.args[0]
         if isinstance(base, Node) and base.meta.get("role") in ("parameter", "buffer"):
             bases.add(base)

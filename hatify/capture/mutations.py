@@ -16,6 +16,12 @@ def mutates(node: Node) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
+def is_view(node: Node) -> bool:
+    """Whether a call returns memory of its first operand."""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and any(r.alias_info is not None for r in target._schema.returns)
+
+
 def follow_mutations(graph: Graph) -> None:
     """Let later users of a mutated tensor read the operator's result, which is the same memory.
 
@@ -48,7 +54,7 @@ def drop_counters(graph: Graph) -> None:
 def _bases(node: Node) -> list[Node]:
     """The tensors that a view is a view of; a parameter or buffer is left to the analysis."""
     bases: list[Node] = []
-    while _is_view(node) and isinstance(node.args[0], Node):
+    while is_view(node) and isinstance(node.args[0], Node):
         node = node.args[0]
         bases.append(node)
     return [base for base in bases if base.op != "get_attr"]
@@ -56,10 +62,5 @@ def _bases(node: Node) -> list[Node]:
 
 def _views(node: Node) -> list[Node]:
     """The views of a tensor, and theirs."""
-    views = [user for user in node.users if _is_view(user) and user.args[0] is node and not mutates(user)]
+    views = [user for user in node.users if is_view(user) and user.args[0] is node and not mutates(user)]
     return [*views, *(below for view in views for below in _views(view))]
-
-
-def _is_view(node: Node) -> bool:
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and any(r.alias_info is not None for r in target._schema.returns)

@@ -16,7 +16,7 @@ def demo(
     network: Annotated[
         list[NetworkName], typer.Option(help="Network to train; give the option once for each.")
     ] = ALL_NETWORKS,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images of each task.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images of each task.")] = 6,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights and batches.")] = 0,
     images_per_digit: Annotated[
         int, typer.Option(min=10, max=500, help="Images used of each digit; every fifth is a test image.")

@@ -1,14 +1,16 @@
 """Two ways to learn tasks one after another: with HAT, and by fine-tuning.
 
-In both each task has a head of its own and is known at inference, and both use the same optimizer.
+In both each task has a head of its own and is known at inference, and both use the same optimizer and schedule.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from hatify import hatify
 from hatify.demo.data import IMAGE_SHAPE, LabelledImages
@@ -19,6 +21,9 @@ CLASSES_PER_TASK = 2
 
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-2
+
+# A mask embedding has to cross zero, one unit away, within the few soft steps of a task.
+MASK_LEARNING_RATE = 5e-2
 REGULARIZATION = 0.75
 
 
@@ -50,7 +55,13 @@ class HATLearner:
             def loss(images: Tensor, labels: Tensor) -> Tensor:
                 return cross_entropy(self.network(images), labels) + REGULARIZATION * task.regularization()
 
-            _minimise(loss, self.network, data, epochs, after_step)
+            self.network.train()
+            _minimise(loss, self._optimizer(), data, epochs, after_step)
+
+    def _optimizer(self) -> Optimizer:
+        masks = dict.fromkeys(self.network.registry.parameters())
+        weights = [parameter for parameter in self.network.parameters() if parameter not in masks]
+        return _optimizer({"params": weights}, {"params": list(masks), "lr": MASK_LEARNING_RATE, "weight_decay": 0.0})
 
     @torch.no_grad()
     def logits(self, task_id: int, images: Tensor) -> Tensor:
@@ -72,7 +83,8 @@ class FineTuningLearner:
         def loss(images: Tensor, labels: Tensor) -> Tensor:
             return cross_entropy(self.network(images, task_id), labels)
 
-        _minimise(loss, self.network, data, epochs, after_step)
+        self.network.train()
+        _minimise(loss, _optimizer({"params": self.network.parameters()}), data, epochs, after_step)
 
     @torch.no_grad()
     def logits(self, task_id: int, images: Tensor) -> Tensor:
@@ -82,18 +94,23 @@ class FineTuningLearner:
         return logits
 
 
+def _optimizer(*parameters: dict[str, Any]) -> Optimizer:
+    """AdamW, whose momentum and weight decay move also what has no gradient: HAT's locks must hold against it."""
+    return AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+
 def _minimise(
     loss: Callable[[Tensor, Tensor], Tensor],
-    network: nn.Module,
+    optimizer: Optimizer,
     data: LabelledImages,
     epochs: int,
     after_step: Callable[[], None],
 ) -> None:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    network.train()
+    schedule = CosineAnnealingLR(optimizer, T_max=epochs * data.num_batches)
     for _ in range(epochs):
         for images, labels in data.shuffled_batches():
             optimizer.zero_grad()
             loss(images, labels).backward()
             optimizer.step()
+            schedule.step()
             after_step()

@@ -1,6 +1,7 @@
 """One run of the demo, from the data to the files."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,10 @@ from hatify.demo.results import NetworkResult, SequenceResult
 from hatify.demo.sequence import learn_in_sequence
 from hatify.demo.settings import DemoSettings, NetworkName
 from hatify.demo.tables import print_network
+from hatify.errors import CapacityWarning
 
-# The networks are small: more threads gain little, and a fixed number of them makes a run repeatable.
-NUM_THREADS = 2
+# The networks are small: a second thread gains little, and on a busy machine several wait for each other.
+NUM_THREADS = 1
 
 LearnTitled = Callable[[Learner, str], SequenceResult]
 
@@ -35,13 +37,17 @@ def run_demo(settings: DemoSettings) -> dict[str, NetworkResult]:
 
 def _train(settings: DemoSettings, tasks: Sequence[DigitTask]) -> dict[str, NetworkResult]:
     steps = settings.epochs * sum(task.train.num_batches for task in tasks)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as progress:
+    with (
+        warnings.catch_warnings(),
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        ) as progress,
+    ):
+        warnings.simplefilter("ignore", CapacityWarning)  # the table of capacity tells it in the end
         bar = progress.add_task("preparing", total=2 * len(settings.networks) * steps)
 
         def learn(learner: Learner, title: str) -> SequenceResult:

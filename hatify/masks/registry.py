@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class MaskGroup:
     num_features: int
     members: tuple[str, ...]
     start: int
-    _registry: MaskRegistry
+    _registry: MaskRegistry = field(repr=False)
 
     def embedding(self, task_id: int) -> nn.Parameter:
         """The embeddings `e` [num_features] of a task, in [-6, 6]."""

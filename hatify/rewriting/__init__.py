@@ -1,8 +1,8 @@
 """From a plan to a network: weighted calls become HAT layers, masks and task ids become edges.
 
-    root      the tensors of the model, in a tree of modules with their old names
-    layers    the HAT layer, which takes the place of a weighted call
-    layout    which arguments of a call a layer is given, and which it holds
-    rewrite   the plan, carried out on the graph
-    heads     each task's own number of classes
+root      the tensors of the model, in a tree of modules with their old names
+layers    the HAT layer, which takes the place of a weighted call
+layout    which arguments of a call a layer is given, and which it holds
+rewrite   the plan, carried out on the graph
+heads     each task's own number of classes
 """
