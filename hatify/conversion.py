@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from hatify.masks.registry import MaskRegistry
 from hatify.module import Blueprint, HATModule
 from hatify.rewriting.heads import resize_heads
 from hatify.rewriting.layers import HATLayer
-from hatify.rewriting.rewrite import Rewriter
+from hatify.rewriting.rewrite import FUNCTIONAL, REGISTRY, Rewriter
 from hatify.rewriting.root import copy_tensors
 from hatify.runtime.locks import LockTable
 from rewriters import load_rules
@@ -54,6 +55,7 @@ def hatify(
         raise ConversionError(f"hatify converts a torch.nn.Module, got {type(model).__name__}")
     if isinstance(heads, str):
         raise ConversionError(f"heads takes a sequence of module paths: [{heads!r}], not {heads!r}")
+    _check_names(model)
     config = config or HATConfig()
     captured = capture(model, example_arguments(model, example_inputs))
     plan = analyse(captured.graph, load_rules(), heads)
@@ -127,6 +129,24 @@ def _check_tasks(num_tasks: object, num_classes: Sequence[int] | None) -> None:
         raise TaskError(f"num_classes takes one number a task: {num_tasks} of them, got {num_classes!r}")
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in num_classes):
         raise TaskError(f"num_classes takes numbers of classes of at least 1, got {num_classes!r}")
+
+
+def _check_names(model: nn.Module) -> None:
+    """A model's names live on in the converted network, beside those of its methods."""
+    held = [*dict(model.named_modules()), *(name for name, _ in model.named_parameters())]
+    held += [name for name, _ in model.named_buffers()]
+    network = (set(dir(HATModule)) - set(dir(nn.Module))) | {REGISTRY, FUNCTIONAL, "blueprint", "task_id", "mask_scale"}
+    layer = (set(dir(HATLayer())) - set(dir(nn.Module()))) - {""}
+    for name in held:
+        first, *rest = name.split(".")
+        taken = first if first in network else next((part for part in rest if part in layer), None)
+        if taken:
+            raise ConversionError(
+                f"the model's {name!r} is called {taken!r}, which the converted network uses: rename it"
+            )
+    arguments = {"task_id", "mask_scale"} & set(inspect.signature(model.forward).parameters)
+    if arguments:
+        raise ConversionError(f"forward takes {arguments.pop()!r}, which the converted network takes too: rename it")
 
 
 def _warn_of_state(plan: Plan) -> None:

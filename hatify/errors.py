@@ -21,6 +21,10 @@ class TrainingError(HatifyError, RuntimeError):
     """Training outside of `net.learn`, or of another task than the one being learned."""
 
 
+class TrainingWarning(UserWarning):
+    """Training goes on, but not as it was meant."""
+
+
 class ConversionError(HatifyError):
     """The captured graph holds something that cannot be converted soundly."""
 

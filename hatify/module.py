@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from hatify.errors import CapacityWarning, TaskError, TrainingError
 from hatify.masks.registry import MaskRegistry
 from hatify.payload import HATPayload
 from hatify.rewriting.layers import HATLayer
-from hatify.runtime.guard import OptimizerGuard
+from hatify.runtime.guard import OptimizerGuard, refuse_steps
 from hatify.runtime.learning import LearningTask
 from hatify.runtime.locks import LockTable
 
@@ -70,6 +71,7 @@ class HATModule(GraphModule):
         self._learning: LearningTask | None = None
         self._warned_full = False
         self._register_hooks()
+        refuse_steps(self, partial(_refuse_step, weakref.ref(self)))
 
     def _keep_unused(self, root: nn.Module) -> None:
         """Tensors that the graph does not read keep their names, so that state dicts stay compatible."""
@@ -124,15 +126,26 @@ class HATModule(GraphModule):
             task = None if task_id is None else self._checked_task(task_id)
         if mask_scale is not None and not mask_scale > 0:
             raise TaskError(f"mask_scale must be a positive number or None for binary masks, got {mask_scale!r}")
+        learned = learning is not None and task == learning.task_id
+        if self.training and task in self.registry.trained and not learned and self._has_statistics():
+            raise TrainingError(
+                f"task {task} is trained, and a forward pass in train mode would move its batch statistics: "
+                "call net.eval() first"
+            )
         if learning is not None and self.training and torch.is_grad_enabled():
             if task != learning.task_id:
                 raise TrainingError(
                     f"task {learning.task_id} is being learned, but the network was called in train mode for "
-                    f"{'no task' if task is None else f'task {task}'}; use net.eval() or torch.no_grad() there"
+                    f"{'no task' if task is None else f'task {task}'}; use net.eval() there"
                 )
             mask_scale = learning.mask_scale if mask_scale is None else mask_scale
+        if learning is not None and learned:
             learning.used_scale(mask_scale)
         return task, mask_scale
+
+    def _has_statistics(self) -> bool:
+        """Whether any task has buffers that a forward pass in train mode changes."""
+        return any(True for layer in self._layers() for _ in layer.per_task.buffers())
 
     def _checked_task(self, task_id: Any) -> int:
         try:
@@ -216,6 +229,8 @@ class HATModule(GraphModule):
         guard = OptimizerGuard(locks, parameters.values(), learning.step_taken)
         with ExitStack() as stack:
             guard.attach(stack)
+            reload = self.register_load_state_dict_post_hook(lambda module, keys: guard.reload())
+            stack.callback(reload.remove)
             self._learning = learning
             stack.callback(setattr, self, "_learning", None)
             yield learning
@@ -301,3 +316,13 @@ class HATModule(GraphModule):
         copied._task_id = self._task_id
         memo[id(self)] = copied
         return copied
+
+
+def _refuse_step(reference: weakref.ref[HATModule]) -> None:
+    """Outside `learn` nothing protects the trained tasks from stale gradients, momentum and weight decay."""
+    net = reference()
+    if net is not None and net._learning is None and net.registry.trained:
+        raise TrainingError(
+            "an optimizer step outside net.learn would change the trained tasks: "
+            "take it inside `with net.learn(task_id, steps=n)`"
+        )

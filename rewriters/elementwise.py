@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch.fx import Node
@@ -85,10 +86,7 @@ def keeps_zeros(call: Call) -> Effect:
     aten.hardsigmoid,
     aten.softplus,
     aten.log_sigmoid,
-    aten.exp,
-    aten.exp2,
     aten.cos,
-    aten.cosh,
     aten.erfc,
     aten.alpha_dropout,
     aten.feature_alpha_dropout,
@@ -104,6 +102,13 @@ def keeps_zeros(call: Call) -> Effect:
 def loses_zeros(call: Call) -> Effect:
     """Also what is infinite at zero, or has an infinite slope there: it must see values that no gate has met."""
     return elementwise(call, keeps_zero=False)
+
+
+@rewriter(aten.exp, aten.exp2, aten.cosh)
+def grows_without_bound(call: Call) -> Effect:
+    """Loses zeros, and overflows: a dead entry must be zero before it, as no zero behind it stops an infinity."""
+    (operand, *_) = call.operands
+    return replace(elementwise(call, keeps_zero=False), reads=(operand,))
 
 
 @rewriter(aten.clamp, aten.clip, aten.hardtanh, aten.clamp_min, aten.clamp_max)

@@ -154,3 +154,35 @@ def test_what_is_not_a_module() -> None:
 def test_every_exception_is_the_librarys_own() -> None:
     for error in (TaskError, InputError, CaptureError, ConversionError, TrainingError):
         assert issubclass(error, HatifyError)
+
+
+def test_constants_that_are_part_of_the_graph() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+            return self.linear(x * scale if mask is None else x * mask)
+
+    net, x = hatify(Scaled(), num_tasks=2, example_inputs=(torch.randn(2, 4), 2.0, None)), torch.randn(3, 4)
+    assert net(x, 2.0, None).shape == (3, 2)
+    with pytest.raises(InputError, match=r"captured with the argument 2\.0"):
+        net(x, 3.0, None)
+    with pytest.raises(InputError, match="captured with the argument None"):
+        net(x, 2.0, torch.ones(4))
+
+
+@pytest.mark.parametrize("name", ["registry", "learn", "graph", "capacity", "operators", "task_id"])
+def test_names_that_the_converted_network_uses(name: str) -> None:
+    original = model()
+    original.add_module(name, nn.Linear(2, 2))
+    with pytest.raises(ConversionError, match=f"{name!r}.*rename it"):
+        hatify(original)
+
+
+def test_names_that_a_hat_layer_uses() -> None:
+    original = model()
+    original[0].register_parameter("per_task", nn.Parameter(torch.zeros(1)))
+    with pytest.raises(ConversionError, match=r"'0\.per_task' is called 'per_task'"):
+        hatify(original)

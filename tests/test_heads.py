@@ -72,4 +72,5 @@ def test_several_heads() -> None:
 def test_no_head_on_demand() -> None:
     net = hatify(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), num_tasks=2, heads=[])
     assert net.blueprint.heads == ()
-    assert "2" in net.registry.groups
+    assert list(net.registry.groups) == ["0"]
+    assert "2.weight" in net.shared_parameters()

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatify import HatifyError, HATModule, HATPayload, hatify
-from hatify.errors import CapacityWarning
-from hatify.verification import draw_masks, perturb
+from hatify.errors import CapacityWarning, TrainingError, TrainingWarning
+from hatify.verification import draw_masks, perturb, scramble
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
@@ -274,10 +274,76 @@ def test_state_that_forward_changes_belongs_to_the_task() -> None:
         torch.optim.SGD(net.parameters(), lr=0.1).step()
     assert torch.equal(net.get_buffer("operators.mean.per_task.0.mean"), state)
     assert not torch.equal(net.get_buffer("operators.mean.per_task.1.mean"), state)
-    assert net(x, task_id=0).isfinite().all()
+    assert net.eval()(x, task_id=0).isfinite().all()
 
 
 def test_a_parameter_that_forward_changes_is_refused() -> None:
     model = nn.Sequential(nn.Embedding(5, 4, max_norm=1.0), nn.Linear(4, 2))
     with pytest.raises(HatifyError, match=r"writes into the parameter '0\.weight'"):
         hatify(model, num_tasks=2, example_inputs=(torch.randint(5, (2, 3)),))
+
+
+def test_a_trained_task_refuses_what_would_move_it_outside_learn() -> None:
+    net, x = small_network(), torch.randn(5, 1, 6, 6)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
+    train(net, 0, optimizer)
+    before = net(x, task_id=0).detach()
+    with pytest.raises(TrainingError, match="outside net"):
+        optimizer.step()
+    with pytest.raises(TrainingError, match="batch statistics"):
+        net.train()(x + 5, task_id=0)
+    with net.learn(1), torch.no_grad(), pytest.raises(TrainingError, match="batch statistics"):
+        net(x + 5, task_id=0)
+    assert torch.equal(net.eval()(x, task_id=0), before)
+
+
+def test_writes_beside_the_optimizer_are_undone_when_learning_ends() -> None:
+    net, x = small_network(), torch.randn(5, 1, 6, 6)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    train(net, 0, optimizer)
+    draw_masks(net, 0)
+    before = net(x, task_id=0).detach()
+    with net.learn(1), torch.no_grad():
+        for parameter in net.parameters():
+            parameter.clamp_(-0.01, 0.01)
+    assert torch.equal(net(x, task_id=0), before)
+
+
+def test_a_state_dict_knows_the_trained_tasks() -> None:
+    net, other = small_network(), small_network()
+    train(net, 2, torch.optim.SGD(net.parameters(), lr=0.1))
+    train(net, 0, torch.optim.SGD(net.parameters(), lr=0.1))
+    other.load_state_dict(net.state_dict())
+    assert other.trained_tasks == (2, 0)
+    x = torch.randn(3, 1, 6, 6)
+    assert torch.equal(other.eval()(x, task_id=2), net(x, task_id=2))
+
+
+def test_binary_masks_in_training_are_warned_of() -> None:
+    net = small_network().eval()
+    with net.learn(0), pytest.warns(TrainingWarning, match=r"net\.train\(\)"):
+        net(torch.randn(4, 1, 6, 6)).sum().backward()
+
+
+def test_half_precision_embeddings_have_finite_gradients() -> None:
+    net = hatify(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), num_tasks=1).half().train()
+    with net.learn(0):
+        net(torch.randn(3, 4).half()).sum().backward()
+    assert all(e.grad is not None and e.grad.isfinite().all() for e in net.registry.task_embeddings(0))
+
+
+def test_an_exponential_of_dead_features_does_not_overflow_into_a_trained_task() -> None:
+    class Exponential(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.a(x) * torch.exp(self.b(x)))
+
+    net, x = hatify(Exponential(), num_tasks=2), torch.randn(5, 4)
+    with net.learn(0):
+        draw_masks(net, 0)
+    before = net(x, task_id=0).detach()
+    scramble(net, 1, scale=100.0)
+    assert torch.equal(net(x, task_id=0), before)

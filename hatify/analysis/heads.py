@@ -11,16 +11,21 @@ from hatify.analysis.effect import Effect
 from hatify.errors import ConversionError
 
 
-def find_heads(graph: Graph, effects: Mapping[Node, Effect]) -> tuple[Node, ...]:
+def find_last_layers(graph: Graph, effects: Mapping[Node, Effect]) -> tuple[Node, ...]:
     """Walk back from the outputs, through operators without parameters, to the last weighted calls.
 
-    A call is a head only if its result reaches nothing but the outputs and its parameters are its own.
+    Their results reach nothing but the outputs, so no mask may gate them.
     """
     tail = _only_for_output(graph)
     heads: list[Node] = []
     for result in graph.output_node().all_input_nodes:
         heads += _heads_behind(result, effects, tail) or []
     return tuple(node for node in graph.nodes if node in heads)
+
+
+def find_heads(last_layers: Sequence[Node]) -> tuple[Node, ...]:
+    """The last layers whose parameters are their own (a tied one is shared by all tasks)."""
+    return tuple(node for node in last_layers if _owns_its_parameters(node))
 
 
 def heads_at(graph: Graph, effects: Mapping[Node, Effect], paths: Sequence[str]) -> tuple[Node, ...]:
@@ -48,7 +53,7 @@ def _heads_behind(node: Node, effects: Mapping[Node, Effect], tail: set[Node]) -
         return None
     effect = effects[node]
     if _is_weighted(node, effects):
-        return [node] if _owns_its_parameters(node) else None
+        return [node]
     if effect.gates or effect.per_task:
         return None
     sources = [n for n in node.all_input_nodes if is_tensor(n) or n in effects]

@@ -15,7 +15,7 @@ from hatify.analysis.coverage import find_coverage
 from hatify.analysis.effect import Argument, Effect
 from hatify.analysis.gates import Placement, place_gates
 from hatify.analysis.groups import GroupPlan, find_groups
-from hatify.analysis.heads import find_heads, heads_at
+from hatify.analysis.heads import find_heads, find_last_layers, heads_at
 from hatify.analysis.locks import LockRule, find_locks, find_per_task, find_state
 from hatify.analysis.supports import Inference, infer_supports
 
@@ -70,8 +70,9 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
     rules: the rule of each operator. heads: module paths of the layers kept once a task; None finds them.
     """
     first = infer_supports(graph, rules)
-    head_calls = find_heads(graph, first.effects) if heads is None else heads_at(graph, first.effects, heads)
-    inference = infer_supports(graph, rules, head_calls) if head_calls else first
+    last_layers = find_last_layers(graph, first.effects)
+    head_calls = find_heads(last_layers) if heads is None else heads_at(graph, first.effects, heads)
+    inference = infer_supports(graph, rules, head_calls, last_layers)
     placed = place_gates(graph, inference)
     coverage = find_coverage(graph, inference, placed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,8 +57,10 @@ class _Supports(dict[Node, Any]):
         return self[node]
 
 
-def infer_supports(graph: Graph, rules: Rules, heads: Collection[Node] = ()) -> Inference:
-    """Apply each node's rule in graph order. The results of `heads` are live."""
+def infer_supports(
+    graph: Graph, rules: Rules, heads: Collection[Node] = (), last_layers: Collection[Node] = ()
+) -> Inference:
+    """Apply each node's rule in graph order. The results of `heads` and of other `last_layers` are live."""
     variables = Variables()
     supports = _Supports(variables, written(graph))
     effects: dict[Node, Effect] = {}
@@ -69,7 +71,11 @@ def infer_supports(graph: Graph, rules: Rules, heads: Collection[Node] = ()) -> 
         if not isinstance(value, torch.Tensor | tuple | list):
             continue
         effect = _apply(Call(node, supports, variables), rules)
-        effects[node] = _as_head(effect) if node in heads else effect
+        if node in heads:
+            effect = _as_head(effect)
+        elif node in last_layers:
+            effect = _as_open(effect)
+        effects[node] = effect
         supports[node] = effects[node].result
     for node in graph.nodes:
         if is_tensor(node) and node.op != "get_attr":
@@ -88,7 +94,17 @@ def _apply(call: Call, rules: Rules) -> Effect:
     return rule(call)
 
 
+def _as_open(effect: Effect) -> Effect:
+    """A last layer that all tasks share: each of its outputs is every task's."""
+    assert not isinstance(effect.result, tuple)
+    return replace(effect, result=live(effect.result.ndim), reads=(*effect.reads, *effect.flows), flows=(), gates=())
+
+
 def _as_head(effect: Effect) -> Effect:
     """A head's weights are each task's own, so its outputs need no mask."""
     assert not isinstance(effect.result, tuple)
-    return Effect(live(effect.result.ndim), reads=effect.reads, per_task=tuple(use.argument for use in effect.uses))
+    return Effect(
+        live(effect.result.ndim),
+        reads=(*effect.reads, *effect.flows),
+        per_task=tuple(use.argument for use in effect.uses),
+    )

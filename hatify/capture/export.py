@@ -59,7 +59,8 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     shapes = tuple(_shape_pattern(node, value) for node, value in zip(placeholders, flat, strict=True))
     outputs = program.call_spec.out_spec
     assert outputs is not None
-    return Capture(graph, CallSignature(signature, inputs, outputs, shapes), constants)
+    fixed = tuple(None if isinstance(value, torch.Tensor) else value for value in flat)
+    return Capture(graph, CallSignature(signature, inputs, outputs, shapes, fixed), constants)
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
@@ -144,8 +145,8 @@ def _with_attributes(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
 
 def _make_portable(graph: Graph) -> None:
     """Undo what the export bakes in: aliases, train mode, devices."""
-    follow_mutations(graph)
     drop_counters(graph)
+    follow_mutations(graph)
     restore_training(graph)
     follow_devices(graph)
     follow_dtypes(graph)

@@ -20,12 +20,14 @@ class CallSignature:
     """How a call flattens into the graph's placeholders.
 
     shapes: for each flat input, its shape at capture with None for dimensions that may differ; None if no tensor.
+    constants: for each flat input that is no tensor, the value that is part of the graph.
     """
 
     signature: inspect.Signature
     inputs: pytree.TreeSpec
     outputs: pytree.TreeSpec
     shapes: tuple[tuple[int | None, ...] | None, ...]
+    constants: tuple[Any, ...]
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """The graph's inputs for a call.
@@ -39,9 +41,15 @@ class CallSignature:
                 f"the model was captured with the arguments {self._describe(self.inputs)}, but called with "
                 f"{self._describe(spec)}; convert it with example inputs of the structure that you call it with"
             )
-        for value, shape in zip(flat, self.shapes, strict=True):
+        for value, shape, constant in zip(flat, self.shapes, self.constants, strict=True):
             if shape is not None:
                 _check_shape(value, shape)
+            elif isinstance(value, torch.Tensor) or value != constant:
+                raise InputError(
+                    f"the model was captured with the argument {constant!r}, which is part of the graph, but called "
+                    f"with {type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)}; convert it "
+                    "with example inputs that have the value that you call it with"
+                )
         return flat
 
     def unflatten(self, results: tuple[Any, ...]) -> Any:

@@ -144,6 +144,13 @@ class MaskRegistry(nn.Module):
         taken[count] = bool(others)
         return taken
 
+    def get_extra_state(self) -> Tensor:
+        """The trained tasks, in order: part of every state dict, since what is locked depends on them."""
+        return torch.tensor(self.trained, dtype=torch.int64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.trained = state.tolist()
+
     def extra_repr(self) -> str:
         return f"{len(self._layout)} groups, {sum(n for _, n, _ in self._layout)} features, {self.num_tasks} tasks"
 

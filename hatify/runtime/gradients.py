@@ -15,6 +15,7 @@ def compensated_gradient(
     gradient: Tensor, embedding: Tensor, mask_scale: float, s_max: float, exponent_limit: float
 ) -> Tensor:
     """`g * (s_max / s) * (cosh(clamp(s * e, -50, 50)) + 1) / (cosh(e) + 1)` (Serra et al. 2018, eq. 4)."""
-    scaled = (mask_scale * embedding).clamp(-exponent_limit, exponent_limit)
-    factor = (torch.cosh(scaled) + 1) / (torch.cosh(embedding) + 1)
-    return gradient * factor * (s_max / mask_scale)
+    e = embedding.to(torch.promote_types(embedding.dtype, torch.float32))  # cosh(50) is infinite in float16
+    scaled = (mask_scale * e).clamp(-exponent_limit, exponent_limit)
+    factor = (torch.cosh(scaled) + 1) / (torch.cosh(e) + 1)
+    return (gradient * factor * (s_max / mask_scale)).to(gradient.dtype)

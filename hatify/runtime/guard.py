@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 @dataclass
 class _Kept:
-    """A parameter with its lock (None: locked throughout) and its values when the lock began."""
+    """A parameter with its lock (None: locked throughout) and the values that it keeps."""
 
     parameter: nn.Parameter
     lock: Tensor | None
     values: Tensor
-    version: int
 
 
 class OptimizerGuard:
@@ -28,43 +28,63 @@ class OptimizerGuard:
     on_step: called after each such step with the number of steps that this optimizer has taken.
     """
 
-    def __init__(self, locks: Mapping[nn.Parameter, Tensor], parameters: Iterable[nn.Parameter], on_step: Any) -> None:
+    def __init__(
+        self,
+        locks: Mapping[nn.Parameter, Tensor],
+        parameters: Iterable[nn.Parameter],
+        on_step: Callable[[int], None],
+    ) -> None:
         self._kept = [_keep(parameter, lock) for parameter, lock in locks.items() if bool(lock.any())]
         self._watched = {id(parameter) for parameter in parameters}
         self._steps: dict[int, int] = {}
         self._on_step = on_step
 
     def attach(self, stack: ExitStack) -> None:
-        """Watch every optimizer until the stack is left."""
-        stack.callback(register_optimizer_step_pre_hook(self._before_step).remove)
+        """Watch every optimizer until the stack is left, and restore once more then."""
+        stack.callback(self.restore)
         stack.callback(register_optimizer_step_post_hook(self._after_step).remove)
 
-    def _concerns(self, optimizer: torch.optim.Optimizer) -> bool:
-        return any(id(p) in self._watched for group in optimizer.param_groups for p in group["params"])
-
     @torch.no_grad()
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """Values that were loaded since the last step (`load_state_dict`) are the ones to keep."""
-        if self._concerns(optimizer):
-            for kept in self._kept:
-                if kept.parameter._version != kept.version:
-                    kept.values.copy_(kept.parameter)
-
-    @torch.no_grad()
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._concerns(optimizer):
-            return
+    def restore(self) -> None:
+        """Put the locked entries back."""
         for kept in self._kept:
             if kept.lock is None:
                 kept.parameter.copy_(kept.values)
             else:
                 kept.parameter.copy_(torch.where(kept.lock, kept.values, kept.parameter))
-        self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
-        self._on_step(max(self._steps.values()))
+
+    @torch.no_grad()
+    def reload(self) -> None:
+        """Keep the values that the parameters have now: a state dict was loaded."""
         for kept in self._kept:
-            kept.version = kept.parameter._version
+            kept.values.copy_(kept.parameter)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if holds_any(optimizer, self._watched):
+            self.restore()
+            self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
+            self._on_step(max(self._steps.values()))
+
+
+def holds_any(optimizer: torch.optim.Optimizer, parameters: set[int]) -> bool:
+    """Whether an optimizer holds any of the parameters with these `id`s."""
+    return any(id(p) in parameters for group in optimizer.param_groups for p in group["params"])
+
+
+def refuse_steps(net: nn.Module, refuse: Callable[[], None]) -> None:
+    """Call `refuse` before each step of an optimizer that holds a parameter of `net`, as long as `net` lives.
+
+    refuse: a function that does not keep `net` alive.
+    """
+    reference = weakref.ref(net)
+
+    def before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        alive = reference()
+        if alive is not None and holds_any(optimizer, {id(p) for p in alive.parameters()}):
+            refuse()
+
+    weakref.finalize(net, register_optimizer_step_pre_hook(before_step).remove)
 
 
 def _keep(parameter: nn.Parameter, lock: Tensor) -> _Kept:
-    whole = bool(lock.all())
-    return _Kept(parameter, None if whole else lock, parameter.detach().clone(), parameter._version)
+    return _Kept(parameter, None if bool(lock.all()) else lock, parameter.detach().clone())

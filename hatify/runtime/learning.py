@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from hatify.config import HATConfig
+from hatify.errors import TrainingWarning
 from hatify.masks.registry import MaskRegistry
 from hatify.masks.regularization import regularization
 from hatify.runtime.gradients import compensated_gradient, gated_gradient
@@ -37,6 +39,7 @@ class LearningTask:
         self._locks = {id(p): (None if bool(lock.all()) else lock) for p, lock in locks.items() if bool(lock.any())}
         self._embeddings = {id(e): e for e in registry.task_embeddings(task_id)}
         self._used_scale: float | None = None
+        self._warned_binary = False
 
     @property
     def mask_scale(self) -> float:
@@ -52,7 +55,7 @@ class LearningTask:
         )
 
     def used_scale(self, mask_scale: float | None) -> None:
-        """Note the scale of the last forward pass: the compensation divides by it."""
+        """Note the scale of the task's last forward pass (None: binary masks): the compensation divides by it."""
         self._used_scale = mask_scale
 
     def step_taken(self, count: int) -> None:
@@ -66,12 +69,23 @@ class LearningTask:
 
     def gradient(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
         """A parameter's gradient as this task may use it."""
+        self._warn_if_binary()
         if id(parameter) in self._embeddings:
             return self._compensate(parameter, gradient)
         if id(parameter) not in self._locks:
             return gradient
         lock = self._locks[id(parameter)]
         return torch.zeros_like(gradient) if lock is None else gated_gradient(gradient, lock)
+
+    def _warn_if_binary(self) -> None:
+        if self._used_scale is None and not self._warned_binary:
+            self._warned_binary = True
+            warnings.warn(
+                f"task {self.task_id} is trained with binary masks, which get no gradient: call net.train() for the "
+                "scheduled mask scale",
+                TrainingWarning,
+                stacklevel=2,
+            )
 
     def _compensate(self, embedding: nn.Parameter, gradient: Tensor) -> Tensor:
         config = self._config
