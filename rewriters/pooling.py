@@ -14,9 +14,12 @@ aten = torch.ops.aten
 
 
 def resized(call: Call, dimensions: int) -> Effect:
-    """A function along the last `dimensions` dimensions that maps zeros to zeros."""
+    """A function along the last `dimensions` dimensions that maps zeros to zeros.
+
+    A resized parameter (a positional embedding) has one feature along them, so that it can still adopt others.
+    """
     operand = call["self"] if "self" in call else call["input"]
-    support = call.support(operand)
+    support = call.variables.blend(call.support(operand), [-1 - d for d in range(dimensions)])
     if any(varies(support, -1 - d) for d in range(dimensions)):
         return call.live(reads=(operand,))
     return Effect(alike(call, support), flows=(operand,))
