@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ class HATModule(GraphModule):
         self._learning: LearningTask | None = None
         self._warned_full = False
         self._register_hooks()
-        refuse_steps(self, partial(_refuse_step, weakref.ref(self)))
+        refuse_steps(self, _steps_would_move_trained_tasks)
 
     def _keep_unused(self, root: nn.Module) -> None:
         """Tensors that the graph does not read keep their names, so that state dicts stay compatible."""
@@ -318,11 +317,6 @@ class HATModule(GraphModule):
         return copied
 
 
-def _refuse_step(reference: weakref.ref[HATModule]) -> None:
+def _steps_would_move_trained_tasks(net: HATModule) -> bool:
     """Outside `learn` nothing protects the trained tasks from stale gradients, momentum and weight decay."""
-    net = reference()
-    if net is not None and net._learning is None and net.registry.trained:
-        raise TrainingError(
-            "an optimizer step outside net.learn would change the trained tasks: "
-            "take it inside `with net.learn(task_id, steps=n)`"
-        )
+    return net._learning is None and bool(net.registry.trained)

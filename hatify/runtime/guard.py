@@ -6,11 +6,15 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from hatify.errors import TrainingError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass
@@ -71,17 +75,22 @@ def holds_any(optimizer: torch.optim.Optimizer, parameters: set[int]) -> bool:
     return any(id(p) in parameters for group in optimizer.param_groups for p in group["params"])
 
 
-def refuse_steps(net: nn.Module, refuse: Callable[[], None]) -> None:
-    """Call `refuse` before each step of an optimizer that holds a parameter of `net`, as long as `net` lives.
+def refuse_steps(net: Network, forbidden: Callable[[Network], bool]) -> None:
+    """Refuse each step of an optimizer that holds a parameter of `net` while `forbidden(net)`, as long as `net` lives.
 
-    refuse: a function that does not keep `net` alive.
+    forbidden: a function that does not keep `net` alive.
     """
     reference = weakref.ref(net)
 
     def before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         alive = reference()
-        if alive is not None and holds_any(optimizer, {id(p) for p in alive.parameters()}):
-            refuse()
+        if alive is None or not forbidden(alive):
+            return
+        if holds_any(optimizer, {id(p) for p in alive.parameters()}):
+            raise TrainingError(
+                "an optimizer step outside net.learn would change the trained tasks: "
+                "take it inside `with net.learn(task_id, steps=n)`"
+            )
 
     weakref.finalize(net, register_optimizer_step_pre_hook(before_step).remove)
 
