@@ -98,7 +98,7 @@ def build(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     indexed = frozenset(name for name in plan.per_task if name in parameters)
     heads = tuple(dict.fromkeys(head.path for head in rewriter.heads))
-    blueprint = Blueprint(captured.signature, config, indexed, heads, dict(plan.unknown))
+    blueprint = Blueprint(captured.signature, config, indexed, heads, dict(plan.unknown), plan.unfollowed)
     return HATModule(root, captured.graph, blueprint)
 
 

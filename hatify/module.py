@@ -34,7 +34,8 @@ class Blueprint:
 
     signature: the model's calling convention. config: the mechanism's settings.
     task_indexed: names of the parameters that each task has its own copy of. heads: paths of the layers that are
-    each task's own head. unknown: operators without a rule, and how often each occurs.
+    each task's own head. unknown: operators without a rule, and how often each occurs. unfollowed: names of the
+    parameters that are locked whole or kept once a task because no rule says which features their entries serve.
     """
 
     signature: CallSignature
@@ -42,6 +43,7 @@ class Blueprint:
     task_indexed: frozenset[str]
     heads: tuple[str, ...]
     unknown: dict[str, int]
+    unfollowed: frozenset[str]
 
 
 @dataclass(frozen=True)

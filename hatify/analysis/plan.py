@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,7 @@ class Plan:
     heads: the calls whose weights are each task's own head; for each weight the dimension of its outputs.
     state: names of the buffers that forward changes (kept once a task, too).
     unknown: operators that no rule knows, and how often each occurs: what they read or return counts as live.
+    unfollowed: names of the parameters locked whole, or kept once a task to avoid that.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -54,6 +55,7 @@ class Plan:
     state: frozenset[str]
     effects: dict[Node, Effect]
     unknown: Counter[str]
+    unfollowed: frozenset[str]
 
     def __str__(self) -> str:
         lines = [f"{len(self.groups)} mask groups, {self.num_features} features"]
@@ -91,7 +93,8 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
     locks = find_locks(graph, inference, coverage, features)
     state = find_state(graph)
     per_task = find_per_task(inference) | state
-    per_task |= _small_whole_locks(graph, {n: r for n, r in locks.items() if n not in per_task})
+    unfollowed = {name: rule for name, rule in locks.items() if rule.whole and name not in per_task}
+    per_task |= _small(graph, unfollowed)
     return Plan(
         groups=groups,
         num_features=features.count,
@@ -102,6 +105,7 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
         state=state,
         effects=inference.effects,
         unknown=_unknown(inference),
+        unfollowed=frozenset(unfollowed),
     )
 
 
@@ -119,11 +123,12 @@ def _output_dimensions(effect: Effect) -> dict[Argument, int]:
     return {use.argument: slots[use.argument].index(-1) if use.argument in slots else 0 for use in effect.uses}
 
 
-def _small_whole_locks(graph: Graph, locks: dict[str, LockRule]) -> frozenset[str]:
+def _small(graph: Graph, names: Collection[str]) -> frozenset[str]:
+    """The smallest of the named parameters, as many as may be kept once a task."""
     sizes = {n.meta["name"]: n.meta["val"].numel() for n in graph.nodes if is_parameter(n)}
     budget = PER_TASK_SHARE * sum(sizes.values())
     chosen: set[str] = set()
-    for name in sorted((n for n, rule in locks.items() if rule.whole), key=sizes.__getitem__):
+    for name in sorted(names, key=sizes.__getitem__):
         budget -= sizes[name]
         if budget < 0:
             break

@@ -1,0 +1,62 @@
+"""The libraries of models that the zoo draws from: names, and a model with its inputs by name."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+
+from benchmarks.models import Subject, images
+
+# Models beyond this have no room for a network of three tasks, its optimizer and its copies.
+LARGEST_SAMPLED = 60_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """A library: the names of its models, and how one is made."""
+
+    names: Callable[[], Sequence[str]]
+    subject: Callable[[str], Subject]
+
+
+def _timm(name: str) -> Subject:
+    model = timm.create_model(name)
+    return Subject(model, images(*model.pretrained_cfg["input_size"]))
+
+
+def smallest_of_each_file(sizes: Path) -> list[str]:
+    """timm's model files, each by its smallest model. `sizes` keeps what was counted."""
+    counted = _sizes(sizes)
+    return [
+        min(timm.list_models(module=module), key=lambda name: (counted[name], name)) for module in timm.list_modules()
+    ]
+
+
+def random_names(sizes: Path, count: int, seed: int = 0) -> list[str]:
+    """Further names of timm, drawn at random from those small enough to be trained here."""
+    counted, taken = _sizes(sizes), set(smallest_of_each_file(sizes))
+    rest = [name for name in timm.list_models() if name not in taken and counted[name] <= LARGEST_SAMPLED]
+    return random.Random(seed).sample(rest, count)
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """The number of parameters of every model of timm."""
+    if path.exists():
+        return json.loads(path.read_text())
+    sizes = {name: _size(name) for name in timm.list_models()}
+    path.write_text(json.dumps(sizes))
+    return sizes
+
+
+def _size(name: str) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+
+
+SOURCES: dict[str, Source] = {"timm": Source(timm.list_models, _timm)}
