@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from hatify.capture.devices import follow_devices, follow_dtypes
 from hatify.capture.inputs import Arguments
-from hatify.capture.mutations import drop_counters, follow_mutations, mutates
+from hatify.capture.mutations import drop_counters, follow_mutations, mutates, return_outputs
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
 from hatify.capture.training import restore_training
 from hatify.errors import CaptureError, InputError
@@ -146,6 +146,7 @@ def _with_attributes(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
 def _make_portable(graph: Graph) -> None:
     """Undo what the export bakes in: aliases, train mode, devices."""
     drop_counters(graph)
+    return_outputs(graph)
     follow_mutations(graph)
     restore_training(graph)
     follow_devices(graph)

@@ -1,46 +1,59 @@
-"""In-place operators: their aliases are followed, so that each later use reads the mutated value."""
+"""In-place operators: each later use of the memory reads what was written, and gets it along the graph's edges.
+
+An operator that writes into a tensor that is read under no other name stays in place. Any other write becomes a new
+value: of the view that is written to, then of the tensor that it is a view of, then of all its other views.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
+from hatify.capture.calls import call, has_tensor
+from hatify.capture.views import assigned, is_view, same_entries, source
 from hatify.errors import CaptureError
 
 aten = torch.ops.aten
+
+__all__ = ["drop_counters", "follow_mutations", "is_view", "mutates", "return_outputs"]
+
+# These change how a tensor is seen, not what it holds.
+RESHAPING: dict[Any, OpOverload] = {
+    aten.unsqueeze_.default: aten.unsqueeze.default,
+    aten.squeeze_.default: aten.squeeze.default,
+    aten.squeeze_.dim: aten.squeeze.dim,
+    aten.squeeze_.dims: aten.squeeze.dims,
+    aten.t_.default: aten.t.default,
+    aten.transpose_.default: aten.transpose.int,
+    aten.swapaxes_.default: aten.swapaxes.default,
+    aten.swapdims_.default: aten.swapdims.default,
+}
 
 
 def mutates(node: Node) -> bool:
     """Whether a call writes into its first operand."""
     target = node.target
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+    return isinstance(target, OpOverload) and target._schema.is_mutable
 
 
-def is_view(node: Node) -> bool:
-    """Whether a call returns memory of its first operand."""
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and any(r.alias_info is not None for r in target._schema.returns)
-
-
-def follow_mutations(graph: Graph) -> None:
-    """Let later users of a mutated tensor read the operator's result, which is the same memory.
-
-    Raises:
-        CaptureError: a view and its base are both used after one of them was written to.
-    """
-    position = {node: i for i, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        mutated = node.args[0] if mutates(node) else None
-        if not isinstance(mutated, Node):
+def return_outputs(graph: Graph) -> None:
+    """`op(x, out=y)` becomes `y.copy_(op(x))`, which writes into its first operand like any other."""
+    for node in list(graph.nodes):
+        out = node.kwargs.get("out")
+        functional = _without_out(node.target) if isinstance(out, Node) else None
+        if functional is None:
             continue
-        for user in [user for user in mutated.users if position[user] > position[node]]:
-            user.replace_input_with(mutated, node)
-        for alias in (*_bases(mutated), *_views(mutated)):
-            if alias is not node and any(position[user] > position[node] for user in alias.users):
-                raise CaptureError(
-                    f"forward writes into a part of a tensor that it reads again ({node.name}, in "
-                    f"{node.meta.get('module_path') or 'the model'}); write it without the in-place assignment"
-                )
+        given = {name: value for name, value in node.kwargs.items() if name != "out"}
+        with graph.inserting_before(node):
+            result = call(graph, functional, *node.args, like=node, **given)
+            copied = graph.call_function(aten.copy_.default, (out, result))
+        copied.meta = dict(node.meta)
+        node.replace_all_uses_with(copied)
+        graph.erase_node(node)
 
 
 def drop_counters(graph: Graph) -> None:
@@ -51,16 +64,176 @@ def drop_counters(graph: Graph) -> None:
             graph.erase_node(node)
 
 
-def _bases(node: Node) -> list[Node]:
-    """The tensors that a view is a view of; a parameter or buffer is left to the analysis."""
-    bases: list[Node] = []
-    while is_view(node) and isinstance(node.args[0], Node):
-        node = node.args[0]
-        bases.append(node)
-    return [base for base in bases if base.op != "get_attr"]
+def follow_mutations(graph: Graph, keep_in_place: bool = True) -> None:
+    """Let every reader of memory that was written to read the new value.
+
+    keep_in_place: leave operators in place that need no new values of other tensors. Without, nothing is written in
+        the graph but the memory that outlives it (inputs, buffers), once and at its end.
+
+    Raises:
+        CaptureError: a write through a view that cannot be undone, into memory that is read again.
+    """
+    outliving: dict[Node, Node] = {}
+    for node in list(graph.nodes):
+        if node.target in RESHAPING:
+            _replace_by_view(node)
+        elif mutates(node) and has_tensor(node.args[0]) and has_tensor(node):
+            _follow(graph, node, keep_in_place, outliving)
+    _write_back(graph, outliving)
 
 
-def _views(node: Node) -> list[Node]:
-    """The views of a tensor, and theirs."""
-    views = [user for user in node.users if is_view(user) and user.args[0] is node and not mutates(user)]
-    return [*views, *(below for view in views for below in _views(view))]
+def _follow(graph: Graph, write: Node, keep_in_place: bool, outliving: dict[Node, Node]) -> None:
+    """One write. outliving: collects the latest values of what outlives the graph, by the node that reads it."""
+    written = write.args[0]
+    assert isinstance(written, Node)
+    if write.target is aten.copy_.default and _is_same(written, write.args[1]):
+        return _replace(graph, write, written)
+    base = _base(written)
+    read = [node for node in _family(base) if node is not write and any(user > write for user in node.users)]
+    if keep_in_place and (base.op == "get_attr" or all(node is written for node in read)):
+        return _read_after(write, {written: write})
+    with graph.inserting_before(write):
+        values = {base: _new_base(graph, write)}
+        for node in (written, *read):
+            _renew(graph, node, values)
+        original = next((node for node, latest in outliving.items() if _base(latest) is base), base)
+        if original.op in ("get_attr", "placeholder"):
+            outliving[original] = _renew(graph, outliving.get(original, base), values)
+    _read_after(write, {node: values[node] for node in read})
+    _replace(graph, write, values[written])
+
+
+def _new_base(graph: Graph, write: Node) -> Node:
+    """What a write leaves in the memory that its operand is a view of."""
+    view, value = write.args[0], _new_value(graph, write)
+    assert isinstance(view, Node)
+    while (above := source(view)) is not None:
+        renewed = value if mutates(view) else assigned(graph, above, view, value)
+        cuts_gradient = view.target is aten.detach.default and _base(above).op not in ("get_attr", "placeholder")
+        if renewed is None or cuts_gradient:
+            raise CaptureError(
+                f"forward writes into a part of a tensor that it reads again, through {view.target} ({write.name}, in "
+                f"{write.meta.get('module_path') or 'the model'}), which cannot be followed; "
+                "write it without the in-place assignment"
+            )
+        view, value = above, renewed
+    return value
+
+
+def _new_value(graph: Graph, write: Node) -> Node:
+    """What an in-place operator leaves in its first operand, as a value of its own."""
+    written, *others = write.args
+    assert isinstance(written, Node) and isinstance(write.target, OpOverload)
+    kind = write.target.overloadpacket
+    if kind is aten.copy_ or write.target is aten.fill_.Tensor:
+        stored = _as_stored(graph, others[0], written, write)  # type: ignore[arg-type]
+        return call(graph, aten.clone.default, stored, like=write)  # the other tensor may change later on
+    if kind is aten.zero_:
+        value = call(graph, aten.zeros_like.default, written, like=write)
+    elif write.target is aten.fill_.Scalar:
+        value = call(graph, aten.full_like.default, written, others[0], like=write)
+    elif (functional := _functional(write.target)) is not None:
+        value = call(graph, functional, *write.args, like=write, **write.kwargs)
+    else:  # random numbers, say: written into a copy
+        copied = call(graph, aten.clone.default, written, like=write)
+        value = call(graph, write.target, copied, *others, like=write, **write.kwargs)
+    return _as_stored(graph, value, written, write)
+
+
+def _as_stored(graph: Graph, value: Node, written: Node, write: Node) -> Node:
+    """A value with the dtype and the shape of the memory that it is written to."""
+    if value.meta["val"].device != written.meta["val"].device or value.meta["val"].dtype != written.meta["val"].dtype:
+        value = call(graph, aten.type_as.default, value, written, like=write)
+    if value.meta["val"].shape != written.meta["val"].shape:
+        value = call(graph, aten.expand_as.default, value, written, like=write)
+    return value
+
+
+def _renew(graph: Graph, node: Node, values: dict[Node, Node]) -> Node:
+    """The new value of another view of what was written to: the same view of the new value."""
+    if node not in values:
+        base = source(node)
+        assert base is not None
+        renewed = _renew(graph, base, values)
+        values[node] = renewed if mutates(node) else _same_view(graph, node, base, renewed)
+    return values[node]
+
+
+def _same_view(graph: Graph, view: Node, base: Node, renewed: Node) -> Node:
+    operation = view.args[0]
+    if operation is base:
+        return call(graph, view.target, renewed, *view.args[1:], like=view, **view.kwargs)  # type: ignore[arg-type]
+    assert isinstance(operation, Node)  # one of several results
+    pieces = call(graph, operation.target, renewed, *operation.args[1:], like=operation)  # type: ignore[arg-type]
+    return call(graph, view.target, pieces, *view.args[1:], like=view)  # type: ignore[arg-type]
+
+
+def _write_back(graph: Graph, outliving: dict[Node, Node]) -> None:
+    with graph.inserting_before(graph.output_node()):
+        for original, latest in outliving.items():
+            call(graph, aten.copy_.default, original, latest, like=original)
+
+
+def _read_after(write: Node, values: dict[Node, Node]) -> None:
+    for node, value in values.items():
+        for user in [user for user in node.users if user > write]:
+            user.replace_input_with(node, value)
+
+
+def _replace(graph: Graph, write: Node, value: Node) -> None:
+    write.replace_all_uses_with(value)
+    graph.erase_node(write)
+
+
+def _replace_by_view(node: Node) -> None:
+    operand = node.args[0]
+    assert isinstance(operand, Node)
+    _read_after(node, {operand: node})
+    node.target = RESHAPING[node.target]
+
+
+def _base(node: Node) -> Node:
+    """The tensor that a view is a view of, in the end."""
+    while (above := source(node)) is not None:
+        node = above
+    return node
+
+
+def _family(base: Node) -> Iterator[Node]:
+    """A tensor, its views, and theirs."""
+    yield base
+    for user in base.users:
+        for node in [user] if has_tensor(user) else list(user.users):
+            if source(node) is base:
+                yield from _family(node)
+
+
+def _is_same(written: Node, value: Any) -> bool:
+    """Whether a tensor is copied onto itself, as the last step of `x[i] += y` does."""
+    return has_tensor(value) and same_entries(written, value)
+
+
+def _functional(target: OpOverload) -> Any:
+    """The operator that returns what an in-place operator writes."""
+    namespace, _, name = target._schema.name.partition("::")
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None) if name.endswith("_") else None
+    functional = getattr(packet, target._overloadname, None)
+    same = functional is not None and [a.name for a in functional._schema.arguments] == [
+        a.name for a in target._schema.arguments
+    ]
+    return functional if same else None
+
+
+def _without_out(target: Any) -> Any:
+    """The overload of an operator that returns its result instead of writing it into `out`."""
+    if not isinstance(target, OpOverload):
+        return None
+    names = [argument.name for argument in target._schema.arguments if argument.name != "out"]
+    for overload in target.overloadpacket.overloads():
+        candidate = getattr(target.overloadpacket, overload)
+        arguments = [argument.name for argument in candidate._schema.arguments]
+        types = [str(a.type) for a in candidate._schema.arguments]
+        own = [str(a.type) for a in target._schema.arguments if a.name != "out"]
+        if not candidate._schema.is_mutable and arguments == names and types == own:
+            return candidate
+    return None

@@ -1,0 +1,40 @@
+"""Calls that capture puts into a graph, with the values that tracing would have recorded for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+from torch.fx.node import map_arg
+
+
+def call(graph: Graph, target: Callable[..., Any], *args: Any, like: Node, **kwargs: Any) -> Node:
+    """A call at the graph's point of insertion. like: the node whose module the call belongs to."""
+    node = graph.call_function(target, args, kwargs)
+    node.meta = {key: value for key, value in like.meta.items() if key in ("module_path", "stack_trace")}
+    node.meta["val"] = value_of(node)
+    return node
+
+
+def value_of(node: Node) -> Any:
+    """The fake value of a call, computed from those of its arguments."""
+    args, kwargs = map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
+    with torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def sizes_of(graph: Graph, tensor: Node) -> list[Any]:
+    """The sizes of a tensor as arguments of a call: numbers, and calls for those that are only known at run time."""
+    return [
+        call(graph, torch.ops.aten.sym_size.int, tensor, dimension, like=tensor)
+        if isinstance(size, torch.SymInt)
+        else size
+        for dimension, size in enumerate(tensor.meta["val"].shape)
+    ]
+
+
+def has_tensor(node: Any) -> bool:
+    """Whether a node's result is one tensor."""
+    return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
