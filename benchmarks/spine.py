@@ -28,7 +28,6 @@ from benchmarks.promises import Row, measure
 EQUAL, PLASTIC, GROWTH = 1e-5, 0.70, 1.3
 
 
-
 def passed(row: Row) -> bool:
     equal = row.holds(EQUAL) and row.train_difference <= EQUAL
     return equal and row.plastic >= PLASTIC and row.growth <= GROWTH

@@ -29,6 +29,7 @@ from benchmarks.sources import SOURCES, random_names, smallest_of_each_file
 
 EQUAL, PLASTIC = 1e-4, 0.65
 
+
 def measure_all(
     source: str, names: Sequence[str], results: Path, jobs: int, minutes: float, gibibytes: float
 ) -> dict[str, Result]:

@@ -105,12 +105,11 @@ def _weighted(
 
 
 def _depthwise(call: Call, operand: Node, channels: Support, out_channels: int) -> Effect:
-    """Each output channel reads one input channel, so it has that channel's feature."""
+    """Each output channel reads one input channel, so it has that channel's feature; of several, each has its own."""
     kernel = len(call.shape(call["weight"])) - 2
     rows = channels.reshape(-1, channels.shape[-1])
-    inputs = np.repeat(rows[0], out_channels // channels.shape[-1])
-    follows = call.variables.is_real(inputs)
-    if len(rows) > 1 or not follows.all():
+    inputs = rows[0]
+    if len(rows) > 1 or out_channels > len(inputs) or not call.variables.is_real(inputs).all():
         features = call.fresh(out_channels)
         return _weighted(
             call,

@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 @rewriter(aten.zeros, aten.zeros_like, aten.new_zeros)
 def zeros(call: Call) -> Effect:
-    return Effect(zero(len(call.result_shape)), flows=call.operands)
+    return Effect(zero(len(call.result_shape)), shapes=call.operands)
 
 
 @rewriter(
@@ -35,11 +35,12 @@ def zeros(call: Call) -> Effect:
     aten.rand_like,
     aten.randn,
     aten.randn_like,
-    aten.bernoulli,
+    aten.bernoulli.p,
+    aten.bernoulli_.float,
 )
 def live(call: Call) -> Effect:
-    """A tensor whose entries are read (`ones_like`) gives its shape only: what becomes of the result matters."""
-    return call.live(flows=call.operands, keeps_zero=False)
+    """A tensor that is an operand (of `ones_like`) lends its shape only."""
+    return call.live(shapes=call.operands)
 
 
 @rewriter(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hatify.analysis.call import Call, is_parameter
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect, Factor, Gate, Use
 from hatify.analysis.support import has_variables
 from rewriters.contraction import Label, Operand, contract
@@ -36,7 +36,7 @@ def einsum(call: Call) -> Effect:
     if len(tensors) == 1:
         return _rearranged(call, operands[0], equation.result)
     for weight, operand in ((1, 0), (0, 1)):
-        if is_parameter(tensors[weight]) and not is_parameter(tensors[operand]):
+        if call.is_weight(tensors[weight]) and not call.is_weight(tensors[operand]):
             return _weighted(call, operands[operand], operands[weight], weight, equation.result)
     left, right = operands
     return contract(call, left, right, equation.result)

@@ -70,14 +70,20 @@ def elementwise(call: Call, *, keeps_zero: bool) -> Effect:
     aten.detach,
     aten.alias,
     aten.to,
-    aten.type_as,
     aten._to_copy,
     aten.lift_fresh_copy,
+    aten.bernoulli.default,
     aten.tril,
     aten.triu,
 )
 def keeps_zeros(call: Call) -> Effect:
     return elementwise(call, keeps_zero=True)
+
+
+@rewriter(aten.type_as, aten.to.other)
+def cast(call: Call) -> Effect:
+    """The other operand lends its type only."""
+    return Effect(call.support(call["self"]), flows=(call["self"],), shapes=(call["other"],))
 
 
 @rewriter(

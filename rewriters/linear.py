@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, is_parameter
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect, Factor, Gate, Use
 from hatify.analysis.support import Support, along, has_variables, varies
 from rewriters.contraction import contract, matrices
@@ -98,7 +98,7 @@ def bilinear(call: Call) -> Effect:
 def matmul(call: Call) -> Effect:
     name = next(n for n in ("other", "mat2", "vec", "tensor") if n in call)
     left, right = call["self"], call[name]
-    if is_parameter(right) and len(call.shape(right)) == 2 and not is_parameter(left):
+    if call.is_weight(right) and len(call.shape(right)) == 2 and not call.is_weight(left):
         return project(call, left, Argument(name), transposed=True, bias=None)
     return product(call, left, right)
 

@@ -16,9 +16,6 @@ aten = torch.ops.aten
 
 
 @rewriter(
-    aten.sum,
-    aten.nansum,
-    aten.mean,
     aten.amax,
     aten.amin,
     aten.max,
@@ -39,6 +36,19 @@ def keeps_zeros(call: Call) -> Effect:
     return reduced(call, keeps_zero=True)
 
 
+@rewriter(aten.sum, aten.nansum, aten.mean)
+def summed(call: Call) -> Effect:
+    """Two features that are summed entry by entry are coupled, as in a residual sum."""
+    support = call.support(call["self"])
+    varied = [d for d in _dimensions(call, support.ndim) if varies(support, d)]
+    if len(varied) == 1 and support.shape[varied[0]] == 2 and support.size > 2:
+        one, other = np.split(support, 2, axis=varied[0])
+        combination = call.variables.combine(one, other)
+        if combination.carries == (True, True) and combination.exact:
+            return _reduced(call, combination.support, keeps_zero=True)
+    return reduced(call, keeps_zero=True)
+
+
 @rewriter(aten.logsumexp)
 def loses_zeros(call: Call) -> Effect:
     return reduced(call, keeps_zero=False)
@@ -47,13 +57,16 @@ def loses_zeros(call: Call) -> Effect:
 def reduced(call: Call, *, keeps_zero: bool) -> Effect:
     """A reduction over the dimensions in `dim` (all, if there is none)."""
     operand = call["self"]
-    support, rank = call.support(operand), len(call.shape(operand))
-    dimensions = _dimensions(call, rank)
-    if any(varies(support, d) for d in dimensions):
+    support = call.support(operand)
+    if any(varies(support, d) for d in _dimensions(call, support.ndim)):
         return call.live(reads=(operand,))
-    keeps_dimensions = len(call.result_shape) == rank
-    result = support if keeps_dimensions else np.squeeze(support, tuple(dimensions))
-    return Effect(alike(call, result), flows=(operand,), keeps_zero=keeps_zero)
+    return _reduced(call, support, keeps_zero=keeps_zero)
+
+
+def _reduced(call: Call, support: Support, *, keeps_zero: bool) -> Effect:
+    keeps_dimensions = len(call.result_shape) == support.ndim
+    result = support if keeps_dimensions else np.squeeze(support, tuple(_dimensions(call, support.ndim)))
+    return Effect(alike(call, result), flows=(call["self"],), keeps_zero=keeps_zero)
 
 
 @rewriter(aten.cumsum, aten.cumprod, aten.sort, aten.topk)

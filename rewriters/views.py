@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,6 +24,12 @@ def moved(operand: Node, support: Support) -> Effect:
     return Effect(support, flows=(operand,))
 
 
+def moved_like(call: Call, support: Support) -> Effect:
+    """The entries of `self` in other places, in the shape that another operand may lend (`reshape_as`)."""
+    lenders = tuple(node for node in call.operands if node is not call["self"])
+    return replace(moved(call["self"], support), shapes=lenders)
+
+
 @rewriter(
     aten.reshape,
     aten.view.default,
@@ -37,7 +44,7 @@ def moved(operand: Node, support: Support) -> Effect:
 def reshaped(call: Call) -> Effect:
     operand = call["self"]
     support = reshape(call.support(operand), call.shape(operand), call.result_shape)
-    return moved(operand, support) if _repeats_over_batch(call, support) else call.live(reads=(operand,))
+    return moved_like(call, support) if _repeats_over_batch(call, support) else call.live(reads=(operand,))
 
 
 def _repeats_over_batch(call: Call, support: Support) -> bool:
@@ -92,7 +99,7 @@ def move_dimension(call: Call) -> Effect:
 def expanded(call: Call) -> Effect:
     operand = call["self"]
     missing = len(call.result_shape) - len(call.shape(operand))
-    return moved(operand, call.support(operand).reshape((1,) * missing + call.support(operand).shape))
+    return moved_like(call, call.support(operand).reshape((1,) * missing + call.support(operand).shape))
 
 
 @rewriter(aten.slice.Tensor)

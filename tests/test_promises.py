@@ -6,7 +6,7 @@ import pytest
 import timm
 
 from benchmarks.models import SUBJECTS, Subject, images
-from benchmarks.spine import measure
+from benchmarks.promises import measure
 
 SMALL = {
     name: (lambda name=name, size=size: Subject(timm.create_model(name), images(3, size, size)))
@@ -24,7 +24,7 @@ MODELS = {name: SUBJECTS[name] for name in ("MLP", "CNN", "nn.TransformerEncoder
 
 @pytest.mark.parametrize("name", MODELS)
 def test_equal_unmoved_and_plastic(name: str) -> None:
-    row = measure(name, MODELS[name]())
+    row = measure(MODELS[name]())
     assert max(row.eval_difference, row.train_difference) < 1e-5
     assert row.step_bitwise
     assert row.scramble_bitwise and row.moved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -39,9 +39,28 @@ def is_tensor(node: object) -> bool:
     return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
 
 
+def gives_tensors(node: Node) -> bool:
+    """Whether a node's result is a tensor, or several."""
+    value = node.meta.get("val")
+    return any(isinstance(v, torch.Tensor) for v in (value if isinstance(value, tuple | list) else [value]))
+
+
 def is_parameter(node: object) -> bool:
     """Whether a node reads a parameter of the model."""
     return isinstance(node, Node) and node.op == "get_attr" and node.meta.get("role") == "parameter"
+
+
+def find_weights(graph: Graph) -> frozenset[Node]:
+    """The parameters, and what forward computes from parameters and constants alone (weight norm, say)."""
+    fixed: set[Node] = set()  # depends on no input
+    weights: set[Node] = set()
+    for node in graph.nodes:
+        sources = node.all_input_nodes
+        if node.op == "get_attr" or (node.op == "call_function" and all(source in fixed for source in sources)):
+            fixed.add(node)
+            if is_parameter(node) or any(source in weights for source in sources):
+                weights.add(node)
+    return frozenset(weights)
 
 
 class Call:
@@ -51,10 +70,13 @@ class Call:
     the support of an operand; `call.shape(node)` its shape; `call.fresh(n)` n new features written by this call.
     """
 
-    def __init__(self, node: Node, supports: Mapping[Node, Any], variables: Variables) -> None:
+    def __init__(
+        self, node: Node, supports: Mapping[Node, Any], variables: Variables, weights: Collection[Node]
+    ) -> None:
         self.node = node
         self.variables = variables
         self._supports = supports
+        self._weights = weights
         self._arguments = arguments_of(node)
 
     def __getitem__(self, name: str) -> Any:
@@ -66,7 +88,7 @@ class Call:
     @property
     def operands(self) -> tuple[Node, ...]:
         """The tensor operands, in order, each once."""
-        return tuple(n for n in self.node.all_input_nodes if is_tensor(n) or isinstance(self._supports.get(n), tuple))
+        return tuple(n for n in self.node.all_input_nodes if gives_tensors(n))
 
     @property
     def results(self) -> tuple[tuple[int, ...], ...]:
@@ -97,6 +119,10 @@ class Call:
 
     def has_features(self, node: Node) -> bool:
         return has_variables(self.support(node)) and self.variables.has_features(self.support(node))
+
+    def is_weight(self, node: object) -> bool:
+        """Whether a tensor is a parameter, or computed from parameters alone."""
+        return node in self._weights
 
     def dimension(self, name: str, node: Node) -> int:
         """An argument that names a dimension, counted from the front."""

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch.fx import Graph, Node
 
 from hatify.analysis.effect import Effect
 from hatify.analysis.gates import Placement
 from hatify.analysis.supports import Inference
+
+# What these give does not depend on a tensor's entries. (`getattr` reads its device or dtype.)
+SHAPES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default, getattr)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def _covers(user: Node, node: Node, effects: Mapping[Node, Effect], certain: set
     """Whether `user` lets no dead entry of `node` (not certain to be zero) reach an output."""
     effect = effects.get(user)
     if effect is None:
-        return False
+        return user.target in SHAPES
     if node in effect.reads:
         return False
     if node in effect.pairs:
@@ -60,4 +64,6 @@ def _covers(user: Node, node: Node, effects: Mapping[Node, Effect], certain: set
     if node in effect.factors:
         others = [n for n in effect.factors if n is not node]
         return user in covered or any(n in certain for n in others)
-    return node in effect.flows and user in covered
+    if node in effect.flows:
+        return user in covered
+    return node in effect.shapes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -68,6 +68,7 @@ class Effect:
     factors: operands whose features are the result's features; the result is zero where any of them is.
     reads: operands whose dead entries would reach other entries of the result: they must be zero.
     pairs: operands contracted with each other over coupled features: one of them must be zero.
+    shapes: operands that lend their shape only, whatever their entries.
     gates: how this call can be made zero at no cost to the activations.
     uses: the parameters that the call takes, with what locks them.
     per_task: operands kept once a task (affine parameters and statistics of norms).
@@ -80,8 +81,8 @@ class Effect:
     factors: tuple[Node, ...] = ()
     reads: tuple[Node, ...] = ()
     pairs: tuple[Node, ...] = ()
+    shapes: tuple[Node, ...] = ()
     keeps_zero: bool = True
     gates: tuple[Gate, ...] = ()
     uses: tuple[Use, ...] = ()
     per_task: tuple[Argument, ...] = ()
-    known: bool = field(default=True)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import is_parameter, locations, written
+from hatify.analysis.call import Rules, is_parameter, locations, written
 from hatify.analysis.coverage import Coverage
-from hatify.analysis.effect import Factor, Use
 from hatify.analysis.groups import Features
+from hatify.analysis.needs import find_needs, masks_for
 from hatify.analysis.supports import Inference
 from hatify.errors import ConversionError
 
 Positions = npt.NDArray[np.int64]
-
-# A weight that is used with more different rows of input features than this counts its input as live.
-MOST_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -38,21 +34,26 @@ class LockRule:
         return any(not term for term in self.terms)
 
 
-WHOLE = LockRule(((),))
+def find_locks(
+    graph: Graph, rules: Rules, inference: Inference, coverage: Coverage, features: Features
+) -> tuple[dict[str, LockRule], dict[Node, tuple[Positions, ...]]]:
+    """The lock rule of each parameter in the graph, by name, and the masks that parameters must be gated by for it.
 
-
-def find_locks(graph: Graph, inference: Inference, coverage: Coverage, features: Features) -> dict[str, LockRule]:
-    """The lock rule of each parameter in the graph, by name; what is kept once a task has none."""
+    A parameter that forward only computes with (weight norm) is followed through the computation to where the
+    result is used. Where its entries are mixed on the way (by the norm), those of dead features must be zero.
+    What is kept once a task has no rule.
+    """
+    needs = find_needs(graph, rules, inference, coverage, features)
     locks: dict[str, LockRule] = {}
-    for node in graph.nodes:
-        if not is_parameter(node):
+    gates: dict[Node, tuple[Positions, ...]] = {}
+    for node, found in needs.items():
+        if not is_parameter(node) or not found:
             continue
-        terms: list[tuple[Positions, ...]] = []
-        for use in _uses(node, inference):
-            terms += _terms(use, inference, coverage, features)
-        if terms:
-            locks[node.meta["name"]] = LockRule(tuple(terms))
-    return locks
+        masks = masks_for(found) if all(user in inference.weights for user in node.users) else ()
+        locks[node.meta["name"]] = LockRule(tuple((*need.factors, *masks) for need in found))
+        if masks:
+            gates[node] = masks
+    return locks, gates
 
 
 def find_per_task(inference: Inference) -> frozenset[str]:
@@ -80,46 +81,3 @@ def find_state(graph: Graph) -> frozenset[str]:
             )
         names.add(node.meta["name"])
     return frozenset(names)
-
-
-def _uses(parameter: Node, inference: Inference) -> Iterator[Use]:
-    """How each user uses the parameter: as its rule says or, where no rule does, entry by entry."""
-    for user in parameter.users:
-        effect = inference.effects.get(user)
-        for argument, value in locations(user):
-            if value is not parameter or (effect is not None and argument in effect.per_task):
-                continue
-            declared = [use for use in effect.uses if use.argument == argument] if effect else []
-            if declared:
-                yield from declared
-            elif parameter in inference.supports:
-                yield Use(argument, (Factor(inference.supports[parameter], "output", parameter),))
-            else:
-                yield Use(argument)
-
-
-def _terms(use: Use, inference: Inference, coverage: Coverage, features: Features) -> Iterable[tuple[Positions, ...]]:
-    """The use as terms over positions: one for each different row of features that it is used with."""
-    terms: list[tuple[Positions, ...]] = [()]
-    for factor in use.factors:
-        if not _holds(factor, coverage):
-            continue
-        rows = _rows(features.positions(factor.ids), factor, inference)
-        if len(rows) > MOST_ROWS or any((row == features.live).all() for row in rows):
-            continue
-        terms = [(*term, row) for term in terms for row in rows]
-    return terms
-
-
-def _holds(factor: Factor, coverage: Coverage) -> bool:
-    if factor.side == "always":
-        return True
-    return factor.node in (coverage.certain if factor.side == "input" else coverage.covered)
-
-
-def _rows(positions: Positions, factor: Factor, inference: Inference) -> list[Positions]:
-    if factor.rows == 0:
-        return [positions]
-    tail = positions.shape[factor.rows :]
-    rows = np.unique(positions.reshape(-1, int(np.prod(tail))), axis=0)
-    return [row.reshape(tail) for row in rows]

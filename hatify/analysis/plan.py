@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import Rules, is_parameter
+from hatify.analysis.call import Rules, gives_tensors, is_parameter, is_selection
 from hatify.analysis.coverage import find_coverage
 from hatify.analysis.effect import Argument, Effect
 from hatify.analysis.gates import Placement, place_gates
@@ -90,11 +90,14 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
         )
         for node, placement in placed.items()
     }
-    locks = find_locks(graph, inference, coverage, features)
+    locks, masked = find_locks(graph, rules, inference, coverage, features)
     state = find_state(graph)
     per_task = find_per_task(inference) | state
     unfollowed = {name: rule for name, rule in locks.items() if rule.whole and name not in per_task}
     per_task |= _small(graph, unfollowed)
+    for node, masks in masked.items():
+        if node.meta["name"] not in per_task:
+            gates[node] = GatePlan("multiplied", tuple((positions, {}) for positions in masks))
     return Plan(
         groups=groups,
         num_features=features.count,
@@ -104,7 +107,7 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
         heads={head: _output_dimensions(first.effects[head]) for head in head_calls},
         state=state,
         effects=inference.effects,
-        unknown=_unknown(inference),
+        unknown=_unknown(graph, rules),
         unfollowed=frozenset(unfollowed),
     )
 
@@ -136,5 +139,6 @@ def _small(graph: Graph, names: Collection[str]) -> frozenset[str]:
     return frozenset(chosen)
 
 
-def _unknown(inference: Inference) -> Counter[str]:
-    return Counter(str(node.target) for node, effect in inference.effects.items() if not effect.known)
+def _unknown(graph: Graph, rules: Rules) -> Counter[str]:
+    computing = [n for n in graph.nodes if n.op == "call_function" and gives_tensors(n) and not is_selection(n)]
+    return Counter(str(node.target) for node in computing if node.target not in rules)

@@ -6,10 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import Call, Rules, is_selection, is_tensor, shape_of, written
+from hatify.analysis.call import Call, Rules, find_weights, gives_tensors, is_selection, is_tensor, shape_of, written
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import live
 from hatify.analysis.variables import Variables
@@ -20,11 +19,15 @@ LARGEST_FOLLOWED_PARAMETER = 1 << 20
 
 @dataclass(frozen=True)
 class Inference:
-    """What the forward pass found: a support (or a tuple of them) and an effect for each node."""
+    """What the forward pass found: a support (or a tuple of them) and an effect for each node.
+
+    weights: the parameters and what is computed from them; they are in `supports` only if a rule asked for them.
+    """
 
     supports: dict[Node, Any]
     effects: dict[Node, Effect]
     variables: Variables
+    weights: frozenset[Node]
 
     def has_features(self, node: Node) -> bool:
         """Whether any entry of the node's result (or results) can be gated by a mask."""
@@ -36,16 +39,24 @@ class Inference:
 
 
 class _Supports(dict[Node, Any]):
-    """Supports by node. A parameter's is made when it is first asked for, so that weights never need one; that of
-    `state`, which forward writes into, is live.
+    """Supports by node; those of parameters and of what is computed from them are made when a rule asks for them.
+
+    A convolution never asks for its weight's, so that weights, however computed, need none. That of `state`, which
+    forward writes into, is live.
     """
 
-    def __init__(self, variables: Variables, state: Collection[Node]) -> None:
+    def __init__(self, graph: Graph, rules: Rules) -> None:
         super().__init__()
-        self._variables = variables
-        self._state = state
+        self.variables = Variables()
+        self.effects: dict[Node, Effect] = {}
+        self.weights = find_weights(graph)
+        self._rules = rules
+        self._state = written(graph)
 
     def __missing__(self, node: Node) -> Any:
+        if node.op == "call_function":
+            self.record(node, self.effect(node))
+            return self[node]
         value = node.meta["val"]
         adopts = (
             node.meta.get("role") in ("parameter", "buffer")
@@ -53,44 +64,45 @@ class _Supports(dict[Node, Any]):
             and value.is_floating_point()
             and 0 < value.numel() <= LARGEST_FOLLOWED_PARAMETER
         )
-        self[node] = self._variables.floating(shape_of(value)) if adopts else live(value.dim())
+        self[node] = self.variables.floating(shape_of(value)) if adopts else live(value.dim())
         return self[node]
+
+    def effect(self, node: Node) -> Effect:
+        return apply_rule(Call(node, self, self.variables, self.weights), self._rules)
+
+    def record(self, node: Node, effect: Effect) -> None:
+        self.effects[node] = effect
+        self[node] = effect.result
 
 
 def infer_supports(
     graph: Graph, rules: Rules, heads: Collection[Node] = (), last_layers: Collection[Node] = ()
 ) -> Inference:
     """Apply each node's rule in graph order. The results of `heads` and of other `last_layers` are live."""
-    variables = Variables()
-    supports = _Supports(variables, written(graph))
-    effects: dict[Node, Effect] = {}
+    supports = _Supports(graph, rules)
     for node in graph.nodes:
-        if node.op != "call_function":
+        if node.op == "placeholder" and is_tensor(node):
+            supports[node]
+        if node.op != "call_function" or node in supports.weights or not gives_tensors(node):
             continue
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor | tuple | list):
-            continue
-        effect = _apply(Call(node, supports, variables), rules)
+        effect = supports.effect(node)
         if node in heads:
             effect = _as_head(effect)
         elif node in last_layers:
             effect = _as_open(effect)
-        effects[node] = effect
-        supports[node] = effects[node].result
-    for node in graph.nodes:
-        if is_tensor(node) and node.op != "get_attr":
-            supports[node]  # a placeholder that no rule asked for
-    return Inference(dict(supports), effects, variables)
+        supports.record(node, effect)
+    return Inference(dict(supports), supports.effects, supports.variables, supports.weights)
 
 
-def _apply(call: Call, rules: Rules) -> Effect:
+def apply_rule(call: Call, rules: Rules) -> Effect:
+    """The effect of a call; of an operator that no rule knows, everything is read and the result is live."""
     if is_selection(call.node):
         source, index = call.node.args
         assert isinstance(source, Node)
         return Effect(call.supports(source)[index], flows=(source,))  # type: ignore[index]
     rule = rules.get(call.node.target)
     if rule is None:
-        return call.live(reads=call.operands, known=False)
+        return call.live(reads=call.operands)
     return rule(call)
 
 

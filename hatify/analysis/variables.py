@@ -160,8 +160,8 @@ class Variables:
             self._parent[one[adopts]] = other[adopts]
 
     def _couple(self, a: Ids, b: Ids) -> bool:
-        """Couple the features `a[i]` and `b[i]`; False, and nothing changed, if that collapses features."""
-        before = len(np.unique(np.concatenate([a, b])))
+        """Couple the features `a[i]` and `b[i]`; False, and nothing changed, if less than half of them are left."""
+        distinct = max(len(np.unique(a)), len(np.unique(b)))
         if len(np.unique(a)) == len(a) == len(np.unique(b)) and not np.isin(a, b).any():
             self._parent[np.maximum(a, b)] = np.minimum(a, b)
             return True
@@ -170,7 +170,7 @@ class Variables:
             one, other = int(self.find(left)), int(self.find(right))
             self._parent[max(one, other)] = min(one, other)
         after = len(np.unique(self.find(np.concatenate([a, b]))))
-        if 2 * after < before:
+        if 2 * after < distinct:
             self._parent = saved
             return False
         return True

@@ -145,17 +145,18 @@ class Rewriter:
         return {alias for name in self.plan.per_task for alias in self.names.get(name, (name,))}
 
     def _multiply(self, node: Node, masks: Masks) -> None:
-        """A gate of its own behind a node."""
-        ((positions, _),) = masks
-        users = list(node.users)
-        after = node if node.op != "placeholder" else self._masks
-        with self.graph.inserting_after(max(after, self._masks)):
-            gated = self.graph.call_function(gate, (node, None))
-        with self.graph.inserting_before(gated):
-            gated.update_arg(1, self._mask(positions, str(node.meta.get("module_path") or node.name)))
-        gated.meta = {k: v for k, v in node.meta.items() if k in ("val", "module_path", "stack_trace")}
-        for user in users:
-            user.replace_input_with(node, gated)
+        """Gates of their own behind a node."""
+        for positions, _ in masks:
+            users = list(node.users)
+            after = node if node.op != "placeholder" else self._masks
+            with self.graph.inserting_after(max(after, self._masks)):
+                gated = self.graph.call_function(gate, (node, None))
+            with self.graph.inserting_before(gated):
+                gated.update_arg(1, self._mask(positions, str(node.meta.get("module_path") or node.name)))
+            gated.meta = {k: v for k, v in node.meta.items() if k in ("val", "module_path", "stack_trace")}
+            for user in users:
+                user.replace_input_with(node, gated)
+            node = gated
 
     def _mask(self, positions: npt.NDArray[np.int64], path: str) -> Node:
         """The edge that carries a mask: a group's own, or a view over several groups."""
