@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect, Gate
-from hatify.analysis.support import has_variables, varies
+from hatify.analysis.support import has_variables, live, varies
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
@@ -41,6 +41,23 @@ def layer_norm(call: Call) -> Effect:
     rank = len(call.shape(call["input"]))
     normalized = range(rank - len(call["normalized_shape"]), rank)
     return _normalized(call, mixes=normalized, affine=normalized)
+
+
+@rewriter(aten._weight_norm.default, aten._weight_norm_interface.default)
+def weight_norm(call: Call) -> Effect:
+    """`g * v / |v|`, with a norm for each entry of `dim`: zero where either is, but every entry of a norm reads `v`."""
+    direction, magnitude = call["v"], call["g"]
+    support = call.support(direction)
+    kept = call.dimension("dim", direction)
+    is_mixed = any(varies(support, d) for d in range(support.ndim) if d != kept)
+    combination = call.variables.combine(support, call.support(magnitude))
+    factors = [node for node, carries in zip((direction, magnitude), combination.carries, strict=True) if carries]
+    norm = live(support.ndim)
+    return Effect(
+        combination.support if len(call.results) == 1 else (combination.support, norm),
+        factors=tuple(factors),
+        reads=(direction,) if is_mixed else (),
+    )
 
 
 def _normalized(call: Call, *, mixes: Collection[int], affine: Collection[int]) -> Effect:

@@ -1,0 +1,145 @@
+"""Needs: which entries of a weight the locked tasks depend on, use by use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch.fx import Graph, Node
+
+from hatify.analysis.call import Rules, is_selection, is_tensor, locations
+from hatify.analysis.coverage import Coverage
+from hatify.analysis.dependence import Dependence
+from hatify.analysis.effect import Argument, Factor, Use
+from hatify.analysis.groups import Features
+from hatify.analysis.supports import Inference
+
+Positions = npt.NDArray[np.int64]
+
+# A weight that is used with more different rows of input features than this counts its input as live.
+MOST_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Need:
+    """One use of a weight: an entry is needed where the features of *every* factor are taken.
+
+    factors: feature positions, broadcastable to the weight; none of them: every entry is needed.
+    mixed: further factors, if the weight is gated by them: its entries are mixed with those of other features.
+    """
+
+    factors: tuple[Positions, ...]
+    mixed: tuple[Positions, ...] = ()
+
+
+def find_needs(
+    graph: Graph, rules: Rules, inference: Inference, coverage: Coverage, features: Features
+) -> dict[Node, list[Need]]:
+    """The needs of every weight, from its uses back to the parameters that it is computed from."""
+    needs: dict[Node, list[Need]] = {}
+    for node in reversed(graph.nodes):
+        if node in inference.weights and is_tensor(node):
+            needs[node] = _distinct(_needs_of(node, needs, rules, inference, coverage, features))
+    return dict(reversed(needs.items()))
+
+
+def masks_for(needs: Iterable[Need]) -> tuple[Positions, ...]:
+    """The masks that a weight must be gated by: for factors that mix, or that not every use has."""
+    needs = list(needs)
+    found = {_key(p): p for need in needs for p in need.mixed}
+    every = set.intersection(*({_key(p) for p in need.factors} for need in needs))
+    found |= {key: p for need in needs for p in need.factors if (key := _key(p)) not in every}
+    return tuple(found.values())
+
+
+def _needs_of(
+    node: Node,
+    needs: dict[Node, list[Need]],
+    rules: Rules,
+    inference: Inference,
+    coverage: Coverage,
+    features: Features,
+) -> Iterator[Need]:
+    for user in node.users:
+        if user in inference.weights:
+            for result in _results(user):
+                dependence = Dependence(result, node, inference, rules)
+                yield from (_carried_back(need, dependence, features) for need in needs.get(result, ()))
+        else:
+            for use in _uses(node, user, inference):
+                yield from _terms(use, inference, coverage, features)
+
+
+def _results(call: Node) -> Iterable[Node]:
+    """The tensors that a call gives: itself, or what is picked from it."""
+    return (call,) if is_tensor(call) else tuple(user for user in call.users if is_selection(user))
+
+
+def _carried_back(need: Need, dependence: Dependence, features: Features) -> Need:
+    """A need of a result as a need of the operand; what cannot be carried back is dropped, which locks more."""
+    factors: list[Positions] = []
+    mixed: list[Positions] = []
+    for known, positions in [*((False, p) for p in need.factors), *((True, p) for p in need.mixed)]:
+        found = dependence.carry_back(positions, features.zero)
+        if found is not None and not _is_live(found.positions, features):
+            (mixed if known or found.mixed else factors).append(found.positions)
+    return Need(tuple(factors), tuple(mixed))
+
+
+def _uses(weight: Node, user: Node, inference: Inference) -> Iterator[Use]:
+    """How a call uses a weight: as its rule says or, where no rule does, entry by entry."""
+    effect = inference.effects.get(user)
+    for argument, value in locations(user):
+        if value is not weight or (effect is not None and argument in effect.per_task):
+            continue
+        declared = [use for use in effect.uses if use.argument == argument] if effect else []
+        yield from declared or [_entry_by_entry(weight, argument, inference)]
+
+
+def _entry_by_entry(weight: Node, argument: Argument, inference: Inference) -> Use:
+    if weight not in inference.supports:
+        return Use(argument)
+    return Use(argument, (Factor(inference.supports[weight], "output", weight),))
+
+
+def _terms(use: Use, inference: Inference, coverage: Coverage, features: Features) -> Iterable[Need]:
+    """The use over positions: one need for each different row of features that it is used with."""
+    terms: list[tuple[Positions, ...]] = [()]
+    for factor in use.factors:
+        if not _holds(factor, coverage):
+            continue
+        rows = _rows(features.positions(factor.ids), factor)
+        if len(rows) > MOST_ROWS or any(_is_live(row, features) for row in rows):
+            continue
+        terms = [(*term, row) for term in terms for row in rows]
+    return [Need(term) for term in terms]
+
+
+def _holds(factor: Factor, coverage: Coverage) -> bool:
+    if factor.side == "always":
+        return True
+    return factor.node in (coverage.certain if factor.side == "input" else coverage.covered)
+
+
+def _rows(positions: Positions, factor: Factor) -> list[Positions]:
+    if factor.rows == 0:
+        return [positions]
+    tail = positions.shape[factor.rows :]
+    rows = np.unique(positions.reshape(-1, int(np.prod(tail))), axis=0)
+    return [row.reshape(tail) for row in rows]
+
+
+def _is_live(positions: Positions, features: Features) -> bool:
+    return bool((positions == features.live).all())
+
+
+def _distinct(needs: Iterable[Need]) -> list[Need]:
+    """Each need once: several paths through a computation often end in the same."""
+    found = {(tuple(map(_key, n.factors)), tuple(map(_key, n.mixed))): n for n in needs}
+    return list(found.values())
+
+
+def _key(positions: Positions) -> tuple[tuple[int, ...], bytes]:
+    return positions.shape, positions.tobytes()
