@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import varies
-from rewriters.reduction import alike
+from rewriters.reduction import passed
 from rewriters.registry import rewriter
+from rewriters.uniform import uniform
 
 aten = torch.ops.aten
 
@@ -16,13 +19,16 @@ aten = torch.ops.aten
 def resized(call: Call, dimensions: int) -> Effect:
     """A function along the last `dimensions` dimensions that maps zeros to zeros.
 
-    A resized parameter (a positional embedding) has one feature along them, so that it can still adopt others.
+    A resized parameter (a positional embedding) has one feature along them, so that it can still adopt others, and
+    so has an image that was written pixel by pixel.
     """
     operand = call["self"] if "self" in call else call["input"]
-    support = call.variables.blend(call.support(operand), [-1 - d for d in range(dimensions)])
-    if any(varies(support, -1 - d) for d in range(dimensions)):
+    along = [-1 - d for d in range(dimensions)]
+    call.variables.blend(call.support(operand), along)
+    support = uniform(call, operand, along)
+    if any(varies(support, d) for d in along):
         return call.live(reads=(operand,))
-    return Effect(alike(call, support), flows=(operand,))
+    return passed(call, operand, support)
 
 
 @rewriter(
@@ -51,7 +57,7 @@ def resized_1d(call: Call) -> Effect:
     aten._upsample_nearest_exact2d,
     aten._upsample_bilinear2d_aa,
     aten._upsample_bicubic2d_aa,
-    aten.grid_sampler,
+    aten.fractional_max_pool2d,
 )
 def resized_2d(call: Call) -> Effect:
     return resized(call, 2)
@@ -60,7 +66,6 @@ def resized_2d(call: Call) -> Effect:
 @rewriter(
     aten.max_pool3d,
     aten.max_pool3d_with_indices,
-    aten.adaptive_max_pool3d,
     aten._upsample_nearest_exact3d,
     aten.avg_pool3d,
     aten.adaptive_avg_pool3d,
@@ -70,3 +75,10 @@ def resized_2d(call: Call) -> Effect:
 )
 def resized_3d(call: Call) -> Effect:
     return resized(call, 3)
+
+
+@rewriter(aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d)
+def sampled(call: Call) -> Effect:
+    """Resized at places that another tensor names; its dead entries must be zero, as they move every channel."""
+    effect = resized(call, len(call.result_shape) - 2)
+    return replace(effect, reads=tuple(dict.fromkeys((*effect.reads, call["grid"]))))

@@ -6,20 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.fx import Node
 
-from hatify.analysis.call import Call
+from hatify.analysis.call import Call, is_selection
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import Support, live, varies
+from rewriters.elementwise import combined
 from rewriters.registry import rewriter
+from rewriters.uniform import uniform
 
 aten = torch.ops.aten
 
 
 @rewriter(
-    aten.amax,
-    aten.amin,
-    aten.max,
-    aten.min,
     aten.median,
     aten.prod,
     aten.var,
@@ -31,9 +30,16 @@ aten = torch.ops.aten
     aten.linalg_vector_norm,
 )
 def keeps_zeros(call: Call) -> Effect:
-    if "other" in call:  # torch.max(a, b)
-        return call.live(reads=call.operands)
     return reduced(call, keeps_zero=True)
+
+
+@rewriter(aten.amax, aten.amin, aten.max, aten.min)
+def extreme(call: Call) -> Effect:
+    """Of the pieces of a unit (maxout), which share a mask; of two tensors, entry by entry."""
+    operand = call["self"]
+    if "other" in call:
+        return combined(call, operand, call["other"])
+    return _reduced(call, uniform(call, operand, _dimensions(call, len(call.shape(operand)))), keeps_zero=True)
 
 
 @rewriter(aten.sum, aten.nansum, aten.mean)
@@ -56,35 +62,50 @@ def loses_zeros(call: Call) -> Effect:
 
 def reduced(call: Call, *, keeps_zero: bool) -> Effect:
     """A reduction over the dimensions in `dim` (all, if there is none)."""
-    operand = call["self"]
-    support = call.support(operand)
-    if any(varies(support, d) for d in _dimensions(call, support.ndim)):
-        return call.live(reads=(operand,))
-    return _reduced(call, support, keeps_zero=keeps_zero)
+    return _reduced(call, call.support(call["self"]), keeps_zero=keeps_zero)
 
 
 def _reduced(call: Call, support: Support, *, keeps_zero: bool) -> Effect:
+    if any(varies(support, d) for d in _dimensions(call, support.ndim)):
+        return call.live(reads=(call["self"],))
     keeps_dimensions = len(call.result_shape) == support.ndim
     result = support if keeps_dimensions else np.squeeze(support, tuple(_dimensions(call, support.ndim)))
-    return Effect(alike(call, result), flows=(call["self"],), keeps_zero=keeps_zero)
+    return passed(call, call["self"], result, keeps_zero=keeps_zero)
 
 
-@rewriter(aten.cumsum, aten.cumprod, aten.sort, aten.topk)
+@rewriter(aten.cumsum, aten.cumprod, aten.cummax, aten.cummin, aten.sort, aten.topk)
 def along_one_dimension(call: Call) -> Effect:
     """Each line along a dimension becomes another, and a line of zeros stays one."""
+    return _line_by_line(call, keeps_zero=True)
+
+
+@rewriter(aten.logcumsumexp)
+def along_one_dimension_losing_zeros(call: Call) -> Effect:
+    return _line_by_line(call, keeps_zero=False)
+
+
+def _line_by_line(call: Call, *, keeps_zero: bool) -> Effect:
     operand = call["self"]
     support = call.support(operand)
     if varies(support, call.dimension("dim", operand)):
         return call.live(reads=(operand,))
-    return Effect(alike(call, support), flows=(operand,))
+    return passed(call, operand, support, keeps_zero=keeps_zero)
 
 
-def alike(call: Call, support: Support) -> Support | tuple[Support, ...]:
-    """The support of each result; that of indices, which are not zero where the values are, is live."""
+def passed(call: Call, operand: Node, support: Support, *, keeps_zero: bool = True) -> Effect:
+    """The operand's features in the result, or in each of the results.
+
+    Indices carry no features, so that no gate behind them hides what they tell of dead entries: where they are used,
+    those must be zero.
+    """
     value = call.node.meta["val"]
     if isinstance(value, torch.Tensor):
-        return support
-    return tuple(support if v.is_floating_point() else live(v.dim()) for v in value)
+        return Effect(support, flows=(operand,), keeps_zero=keeps_zero)
+    is_index = [not v.is_floating_point() for v in value]
+    used = [user.args[1] for user in call.node.users if is_selection(user)]
+    reads = (operand,) if any(is_index[position] for position in used) else ()
+    supports = tuple(live(v.dim()) if index else support for v, index in zip(value, is_index, strict=True))
+    return Effect(supports, flows=(operand,), reads=reads, keeps_zero=keeps_zero)
 
 
 def _dimensions(call: Call, rank: int) -> Sequence[int]:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from promises import WIDTH, check_between
-from torch import Tensor
+import torch.nn.functional as F
+from promises import SHAPES, WIDTH, check, check_between
+from torch import Tensor, nn
 
 Function = Callable[[Tensor], Tensor]
 
@@ -32,6 +33,8 @@ OVER_POSITIONS: dict[str, Function] = {
     "vector_norm": spread(lambda x: torch.linalg.vector_norm(x, dim=1)),
     "cumsum": lambda x: x.cumsum(1),
     "cumprod": lambda x: x.cumprod(1),
+    "cummax": lambda x: x.cummax(1).values,
+    "maximum of two": lambda x: torch.max(x, x.flip(1)),
     "sort": lambda x: x.sort(1, descending=True).values,
     "topk": lambda x: x.topk(2, 1).values,
     "standardised": lambda x: (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 0.1),
@@ -39,6 +42,7 @@ OVER_POSITIONS: dict[str, Function] = {
 
 LOSE_ZEROS: dict[str, Function] = {
     "logsumexp": spread(lambda x: x.logsumexp(1)),
+    "logcumsumexp": lambda x: x.logcumsumexp(1),
     "softmax": lambda x: x.softmax(1),
     "log_softmax": lambda x: x.log_softmax(-2),
 }
@@ -92,3 +96,48 @@ def test_features_scaled_by_a_statistic_of_them(function: Function) -> None:
 def test_softmax_over_channels() -> None:
     """Mixes channels, of which the dead ones count as zeros, and is gated again."""
     check_between("images", lambda x: x.softmax(1), gates=1)
+
+
+INDICES: dict[str, Function] = {
+    "sort": lambda x: x.sort(1).indices,
+    "topk": lambda x: x.topk(2, 1).indices,
+    "max": lambda x: x.max(1, keepdim=True).indices,
+    "median": lambda x: x.median(1, keepdim=True).indices,
+    "cummin": lambda x: x.cummin(1).indices,
+    "max_pool": lambda x: F.max_pool1d(x.mT, 2, return_indices=True)[1].mT,
+}
+
+
+class AddedIndices(nn.Module):
+    """Indices, which carry no features, are added to features that they have nothing to do with."""
+
+    def __init__(self, indices: Function) -> None:
+        super().__init__()
+        self.indices = indices
+        self.one, self.other = nn.Linear(3, WIDTH), nn.Linear(3, WIDTH)
+        self.read, self.squashed, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.one(x)
+        indices = self.indices(one).float()
+        read = torch.relu(self.read(indices + self.other(x)[:, : indices.shape[1]]))
+        return self.head(read.sum(1) + torch.relu(self.squashed(one.sigmoid())).sum(1))
+
+
+@pytest.mark.parametrize("indices", INDICES.values(), ids=INDICES)
+def test_indices_tell_nothing_of_dead_entries(indices: Function) -> None:
+    check(AddedIndices(indices), torch.randn(SHAPES["tokens"]), at_least=0.65)
+
+
+class Maxout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pieces(x).unflatten(-1, (WIDTH, 3)).amax(-1)
+
+
+def test_the_pieces_of_a_maxout_unit_share_its_mask() -> None:
+    net = check_between("tokens", Maxout(), one_sided=3 * WIDTH, two_sided=3 * WIDTH * WIDTH, gates=0)
+    assert net.registry.groups["middle.pieces"].num_features == WIDTH
