@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import timm
@@ -59,4 +60,13 @@ def _size(name: str) -> int:
         return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
 
 
-SOURCES: dict[str, Source] = {"timm": Source(timm.list_models, _timm)}
+def _in_module(path: str) -> Source:
+    """A library whose models a module of its own describes; imported when asked for, as the library is optional."""
+    return Source(lambda: import_module(path).names(), lambda name: import_module(path).subject(name))
+
+
+SOURCES: dict[str, Source] = {
+    "timm": Source(timm.list_models, _timm),
+    "torchvision": _in_module("benchmarks.torchvision_models"),
+    "transformers": _in_module("benchmarks.transformers_models"),
+}
