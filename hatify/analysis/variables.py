@@ -109,8 +109,11 @@ class Variables:
 
     def _combine_onto(self, left: Support, right: Support) -> Combination:
         """`combine`, where the result keeps the left operand's features if they cannot be coupled."""
-        a, b = (x.ravel() for x in np.broadcast_arrays(left, right))
-        a, b = np.unique(np.stack([a, b]), axis=1)
+        if (left == LIVE).all():
+            return self._combine_with_live(right)
+        if (right == LIVE).all():
+            return self._combine_with_live(left)
+        a, b = _pairs(left, right)
         both = self.is_real(a) & self.is_real(b) & (a != b)
         if both.any() and not self._couple(a[both], b[both]):
             return Combination(compress(left), carries=(True, False), exact=False)
@@ -122,6 +125,13 @@ class Variables:
         ids = np.where(a >= FIRST_VARIABLE, a, np.where(b >= FIRST_VARIABLE, b, rest))
         return Combination(compress(ids), carries=(True, True), exact=exact)
 
+    def _combine_with_live(self, support: Support) -> Combination:
+        """`_combine_onto`, with an operand of which nothing is known; such are many, and large (attention biases)."""
+        self._settle(support)
+        ids = self.find(support)
+        features = ids >= FIRST_VARIABLE
+        return Combination(compress(np.where(features, ids, LIVE)), (True, True), exact=not features.any())
+
     def blend(self, support: Support, dimensions: Sequence[int]) -> Support:
         """A support whose entries an operator mixes along some dimensions (a resized positional embedding).
 
@@ -131,25 +141,26 @@ class Variables:
             ids = self.find(support)
             first = np.broadcast_to(np.take(ids, [0], axis=dimension), ids.shape)
             if self._floating[ids].all():
-                pairs = np.unique(np.stack([ids.ravel(), first.ravel()]), axis=1)
-                if len(np.unique(pairs[0])) < len(pairs[0]):
+                entries, firsts = _pairs(ids, first)
+                if len(np.unique(entries)) < len(entries):
                     self._settle(ids)  # an entry that stands in several places
                 else:
-                    self._parent[pairs[0]] = pairs[1]
+                    self._parent[entries] = firsts
         return compress(self.find(support))
 
     def _shares_floats(self, one: Support, other: Support) -> bool:
         """Whether a floating entry of `other` meets different variables of `one`."""
         if not self._floating[other].any() or not (one >= FIRST_VARIABLE).any():
             return False
-        a, b = (x.ravel() for x in np.broadcast_arrays(one, other))
-        pairs = np.unique(np.stack([a, b]), axis=1)
-        shared = pairs[1][self._floating[pairs[1]]]
+        if any(size > 1 and repeats == 1 for size, repeats in zip(one.shape, other.shape, strict=True)):
+            return True
+        _, met = _pairs(one, other)
+        shared = met[self._floating[met]]
         return len(np.unique(shared)) < len(shared)
 
     def _settle(self, support: Support) -> None:
         """Make the floating entries of a support LIVE."""
-        roots = np.unique(self.find(support))
+        roots = self.find(support)
         self._parent[roots[self._floating[roots]]] = LIVE
 
     def _adopt(self, a: Ids, b: Ids) -> None:
@@ -174,6 +185,14 @@ class Variables:
             self._parent = saved
             return False
         return True
+
+
+def _pairs(left: Support, right: Support) -> tuple[Ids, Ids]:
+    """The different pairs of variables that meet when two supports are broadcast."""
+    a, b = (x.ravel() for x in np.broadcast_arrays(left, right))
+    base = int(b.max(initial=0)) + 1  # a pair as one number: sorting those is many times faster
+    met = np.unique(a * base + b)
+    return met // base, met % base
 
 
 def _is_coarser(left: Support, right: Support) -> bool:

@@ -1,0 +1,152 @@
+"""Weights that forward computes from parameters: what a use of them needs is carried back to the parameters.
+
+Each layer stands between two others in a network whose every other share is known, so that the share of its own
+entries that stays free can be told: 3/4 between two masked sides, 1/2 where only one side is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from hatify import HATModule, hatify
+from hatify.verification import draw_masks, scramble
+
+WIDTH = 32
+
+
+class Computed(nn.Module):
+    """A linear layer whose weight is a function of its parameters."""
+
+    def __init__(self, compute: Callable[..., Tensor], *shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.compute = compute
+        self.raw = nn.ParameterList([torch.randn(shape) for shape in shapes])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.compute(*self.raw))
+
+
+def standardised(weight: Tensor) -> Tensor:
+    return (weight - weight.mean(1, keepdim=True)) / (weight.std(1, keepdim=True) + 1e-5)
+
+
+def standardised_by_batch_norm(weight: Tensor) -> Tensor:
+    return F.batch_norm(weight.reshape(1, WIDTH, -1), None, None, training=True).reshape_as(weight)
+
+
+SQUARE = (WIDTH, WIDTH)
+TWO_SIDED = {
+    "arithmetic": Computed(lambda w: torch.tanh(w) * 2 - 1, SQUARE),
+    "transposed": Computed(lambda w: w.t(), SQUARE),
+    "reshaped": Computed(lambda w: w.permute(1, 0, 2).reshape(SQUARE), (8, 4, WIDTH)),
+    "a sum of branches": Computed(lambda a, b: a + b, SQUARE, SQUARE),
+    "standardised": Computed(standardised, SQUARE),
+    "standardised by a norm": Computed(standardised_by_batch_norm, SQUARE),
+    "normalised rows": Computed(lambda w: F.normalize(w, dim=-1), SQUARE),
+    "softmax": Computed(lambda w: w.softmax(-1), SQUARE),
+    "of unit norm as a whole": Computed(lambda w: w / w.norm(), SQUARE),
+}
+# the magnitudes of weight norm and the factors of a low-rank sum have one masked side
+MIXED = {
+    "weight norm": (parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH, bias=False)), WIDTH),
+    "low rank": (Computed(lambda w, a, b: w + b @ a, SQUARE, (4, WIDTH), (WIDTH, 4)), 8 * WIDTH),
+}
+
+
+class Between(nn.Module):
+    def __init__(self, middle: nn.Module) -> None:
+        super().__init__()
+        self.before, self.middle = nn.Linear(8, WIDTH), middle
+        self.behind, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.middle(torch.relu(self.before(x))))
+        return self.head(torch.relu(self.behind(x)))
+
+
+def converted(middle: nn.Module) -> HATModule:
+    """`middle` in a network, task 0 locked; checks that this network is the model, and that task 0 cannot move."""
+    model, x = Between(middle), torch.randn(5, 8)
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 8),))
+    assert torch.equal(net.eval()(x), model.eval()(x))
+    draw_masks(net, 0)
+    net.registry.trained.append(0)
+    before = net(x, task_id=0)
+    assert before.isfinite().all()
+    scramble(net, 1)
+    assert torch.equal(net(x, task_id=0), before)
+    assert not torch.equal(net(x), model(x))
+    return net
+
+
+def free(net: HATModule) -> float:
+    """How many entries of the middle layer's parameters may be trained."""
+    return sum(float((~lock).sum()) for name, lock in net.lock_masks(1).items() if name.startswith("middle"))
+
+
+@pytest.mark.parametrize("name", TWO_SIDED)
+def test_a_weight_between_two_masked_sides(name: str) -> None:
+    net = converted(TWO_SIDED[name])
+    entries = sum(parameter.numel() for parameter in TWO_SIDED[name].parameters())
+    assert free(net) == 3 / 4 * entries
+    assert not net.blueprint.unfollowed
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_parts_with_one_masked_side(name: str) -> None:
+    middle, one_sided = MIXED[name]
+    assert free(converted(middle)) == 3 / 4 * WIDTH**2 + one_sided / 2
+
+
+def test_entries_that_no_use_reaches_are_free() -> None:
+    net = converted(Computed(lambda w: w[WIDTH:], (2 * WIDTH, WIDTH)))
+    assert free(net) == (1 + 3 / 4) * WIDTH**2
+
+
+def test_an_operator_without_a_rule_locks_the_parameter_whole() -> None:
+    net = converted(Computed(lambda w: torch.linalg.qr(w)[0], SQUARE))
+    assert free(net) == 0
+    assert net.blueprint.unfollowed == {"middle.raw.0"}
+
+
+def test_what_a_norm_mixes_is_gated_before_it() -> None:
+    """The norm of a row reads entries with dead inputs: in a task they are zero, and so may be trained."""
+    model = Between(Computed(lambda w: F.normalize(w, dim=-1), SQUARE))
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 8),)).eval()
+    draw_masks(net, 0)
+    x = torch.randn(3, 8)
+    read, written, behind = (net.registry.groups[n].binary_mask(0) for n in ("before", "middle", "behind"))
+    hidden = torch.relu(model.before(x)) * read
+    hidden = torch.relu(F.linear(hidden, F.normalize(model.middle.raw[0] * read, dim=-1))) * written
+    expected = net(x, task_id=0)
+    net.registry.trained.append(0)
+    head = net.head_layers()[0].per_task[0]
+    actual = F.linear(torch.relu(model.behind(hidden)) * behind, head.weight, head.bias)
+    assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weight_standardisation_in_convolutions() -> None:
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            weight = F.batch_norm(self.weight.view(1, self.out_channels, -1), None, None, training=True)
+            return F.conv2d(x, weight.view_as(self.weight), self.bias, padding=1)
+
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), Standardised(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.Flatten(1)
+    )
+    model.append(nn.Linear(8 * 36, 4))
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 3, 8, 8),))
+    draw_masks(net, 0)
+    net.registry.trained.append(0)
+    net.eval()
+    x = torch.randn(3, 3, 8, 8)
+    before = net(x, task_id=0)
+    scramble(net, 1)
+    assert torch.equal(net(x, task_id=0), before)
+    assert float((~net.lock_masks(1)["2.weight"]).float().mean()) == 3 / 4
