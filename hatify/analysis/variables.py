@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from networkx.utils import UnionFind
 from torch.fx import Node
 
 from hatify.analysis.support import FIRST_VARIABLE, LIVE, ZERO, Support, broadcast, compress
@@ -45,7 +46,8 @@ class Variables:
     """A union-find over feature variables; LIVE and ZERO are its first two elements."""
 
     def __init__(self) -> None:
-        self._parent: Ids = np.arange(FIRST_VARIABLE, dtype=np.int64)
+        self._count = FIRST_VARIABLE
+        self._parent: Ids = np.arange(FIRST_VARIABLE, dtype=np.int64)  # longer than `_count`, to grow by doubling
         self._floating = np.zeros(FIRST_VARIABLE, dtype=bool)
         self.spaces: list[Space] = []
 
@@ -65,10 +67,14 @@ class Variables:
         return self._allocate(int(np.prod(shape, dtype=np.int64)), floating=True).reshape(shape)
 
     def _allocate(self, size: int, floating: bool) -> Ids:
-        ids = np.arange(len(self._parent), len(self._parent) + size, dtype=np.int64)
-        self._parent = np.concatenate([self._parent, ids])
-        self._floating = np.concatenate([self._floating, np.full(size, floating)])
-        return ids
+        start, self._count = self._count, self._count + size
+        if self._count > len(self._parent):
+            parent, was_floating = self._parent, self._floating
+            self._parent = np.arange(2 * self._count, dtype=np.int64)
+            self._floating = np.zeros(2 * self._count, dtype=bool)
+            self._parent[:start], self._floating[:start] = parent[:start], was_floating[:start]
+        self._floating[start : self._count] = floating
+        return np.arange(start, self._count, dtype=np.int64)
 
     def find(self, ids: Ids) -> Ids:
         """The representative of each variable."""
@@ -176,14 +182,14 @@ class Variables:
         if len(np.unique(a)) == len(a) == len(np.unique(b)) and not np.isin(a, b).any():
             self._parent[np.maximum(a, b)] = np.minimum(a, b)
             return True
-        saved = self._parent.copy()
-        for left, right in zip(a, b, strict=True):
-            one, other = int(self.find(left)), int(self.find(right))
-            self._parent[max(one, other)] = min(one, other)
-        after = len(np.unique(self.find(np.concatenate([a, b]))))
-        if 2 * after < distinct:
-            self._parent = saved
+        chains: UnionFind[int] = UnionFind()
+        for left, right in zip(a.tolist(), b.tolist(), strict=True):
+            chains.union(left, right)
+        coupled = [sorted(chain) for chain in chains.to_sets()]
+        if 2 * len(coupled) < distinct:
             return False
+        for chain in coupled:
+            self._parent[chain] = chain[0]
         return True
 
 
