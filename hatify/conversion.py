@@ -59,7 +59,7 @@ def hatify(
     config = config or HATConfig()
     captured = capture(model, example_arguments(model, example_inputs))
     plan = analyse(captured.graph, load_rules(), heads)
-    _warn_of_state(plan)
+    _warn_of_state(plan, captured)
     net = build(model, captured, plan, num_tasks, config, num_classes)
     _warn_if_scarce(net)
     return net
@@ -149,11 +149,12 @@ def _check_names(model: nn.Module) -> None:
         raise ConversionError(f"forward takes {arguments.pop()!r}, which the converted network takes too: rename it")
 
 
-def _warn_of_state(plan: Plan) -> None:
-    if plan.state:
+def _warn_of_state(plan: Plan, captured: Capture) -> None:
+    lasting = sorted(plan.state & captured.lasting_state)
+    if lasting:
         warnings.warn(
-            f"forward changes the buffers {', '.join(sorted(plan.state))}: each task has its own, and as the model "
-            "was captured in train mode they change in eval mode too",
+            f"forward changes the buffers {', '.join(lasting)}, in eval mode too: each task has its own, and what a "
+            "trained task answers depends on what it was called with before",
             CaptureWarning,
             stacklevel=3,
         )

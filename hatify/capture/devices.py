@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch.fx import Graph, Node
 
-from hatify.capture.training import RECURRENT
-
 aten = torch.ops.aten
+
+RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
 
 
 def follow_devices(graph: Graph) -> None:

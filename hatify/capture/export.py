@@ -1,11 +1,11 @@
-"""Capture through torch.export: one graph at ATen level, before autograd, in train mode."""
+"""Capture through torch.export: one graph at ATen level, before autograd, for train and eval mode."""
 
 from __future__ import annotations
 
 import re
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,12 @@ from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from hatify.capture.devices import follow_devices, follow_dtypes
+from hatify.capture.grad_mode import inline_grad_modes
 from hatify.capture.inputs import Arguments
-from hatify.capture.mutations import drop_counters, follow_mutations, mutates, return_outputs
+from hatify.capture.modes import merge_modes
+from hatify.capture.mutations import drop_counters, mutates, return_outputs
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
-from hatify.capture.training import restore_training
+from hatify.capture.views import base_of
 from hatify.errors import CaptureError, InputError
 
 
@@ -32,13 +34,15 @@ class Capture:
 
     graph: placeholders for the flat inputs; `get_attr` nodes, with `meta["role"]` ("parameter", "buffer" or
         "constant") and `meta["name"]`, for what the model holds; a tuple as output. Calls have the path of their
-        module in `meta["module_path"]`.
+        module in `meta["module_path"]`. What train and eval mode do differently follows the node `training`.
     constants: tensors and subgraphs that the graph holds beside the model's own, by name.
+    lasting_state: the buffers that forward changes in eval mode, too.
     """
 
     graph: Graph
     signature: CallSignature
     constants: dict[str, Any]
+    lasting_state: frozenset[str] = frozenset()
 
 
 def capture(model: nn.Module, arguments: Arguments) -> Capture:
@@ -50,20 +54,29 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     """
     signature = forward_signature(model.forward)
     args, kwargs = canonical_arguments(signature, *arguments)
-    with _train_mode(model):
-        program = _export(model, args, kwargs)
-    graph, constants = _with_attributes(program)
+    train, evaluation = (_export(model, args, kwargs, training) for training in (True, False))
+    graph, constants = _with_attributes(train)
+    eval_graph, eval_constants = _with_attributes(evaluation)
+    _share_constants(constants, eval_graph, eval_constants)
+    lasting_state = _changed_buffers(eval_graph)
+    in_train, in_eval = train.call_spec.out_spec, evaluation.call_spec.out_spec
+    assert in_train is not None and in_eval is not None
+    shapes = _shape_patterns(graph, eval_graph)
+    graph = merge_modes(graph, eval_graph, same_outputs=in_train == in_eval)
     _make_portable(graph)
     flat, inputs = pytree.tree_flatten((args, kwargs))
-    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    shapes = tuple(_shape_pattern(node, value) for node, value in zip(placeholders, flat, strict=True))
-    outputs = program.call_spec.out_spec
-    assert outputs is not None
     fixed = tuple(None if isinstance(value, torch.Tensor) else value for value in flat)
-    return Capture(graph, CallSignature(signature, inputs, outputs, shapes, fixed), constants)
+    eval_outputs = None if in_train == in_eval else in_eval
+    call_signature = CallSignature(signature, inputs, in_train, shapes, fixed, eval_outputs)
+    return Capture(graph, call_signature, constants, lasting_state)
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> ExportedProgram:
+    with _mode(model, training), _without_fused_attention():
+        return _traced(model, args, kwargs)
+
+
+def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     dynamic = pytree.tree_map(
         lambda v: {0: Dim.AUTO} if isinstance(v, torch.Tensor) and v.dim() > 0 else None, (args, kwargs)
     )
@@ -104,15 +117,27 @@ def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 @contextmanager
-def _train_mode(model: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in model.modules()}
+def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """All modules in train mode, or all in eval mode; afterwards each as it was."""
+    before = {module: module.training for module in model.modules()}
     try:
-        for module in training:
-            module.training = True
+        for module in before:
+            module.training = training
         yield
     finally:
-        for module, flag in training.items():
+        for module, flag in before.items():
             module.training = flag
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """In eval mode nn.TransformerEncoder has a fused operator; without it, both modes are one graph."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _with_attributes(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
@@ -137,18 +162,40 @@ def _with_attributes(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
         else:
             copies[node] = graph.node_copy(node, copies.__getitem__)
             copies[node].meta["module_path"] = _module_path(node)
+    inline_grad_modes(graph, constants)
+    return_outputs(graph)
+    drop_counters(graph)
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
     return graph, constants
 
 
+def _share_constants(constants: dict[str, Any], eval_graph: Graph, eval_constants: dict[str, Any]) -> None:
+    """Add eval mode's constants to those of train mode: what is equal is one, and all have names of their own."""
+    for node in [node for node in eval_graph.nodes if node.meta.get("role") == "constant"]:
+        value = eval_constants[str(node.target)]
+        equal = (name for name, other in constants.items() if _is_equal(value, other))
+        taken = {*constants, *eval_constants}
+        unused = (name for i in range(len(taken) + 1) if (name := f"{node.target}_{i}") not in taken)
+        name = next(equal, None) or (next(unused) if node.target in constants else str(node.target))
+        constants[name] = value
+        node.target = node.meta["name"] = name
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return one is other
+    return one is other or (one.dtype == other.dtype and torch.equal(one, other))
+
+
+def _changed_buffers(graph: Graph) -> frozenset[str]:
+    bases = (base_of(node) for node in graph.nodes if mutates(node))
+    return frozenset(str(base.target) for base in bases if base.meta.get("role") == "buffer")
+
+
 def _make_portable(graph: Graph) -> None:
-    """Undo what the export bakes in: aliases, train mode, devices."""
-    drop_counters(graph)
-    return_outputs(graph)
-    follow_mutations(graph)
-    restore_training(graph)
+    """Undo what the export bakes in: devices and dtypes."""
     follow_devices(graph)
     follow_dtypes(graph)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or mutates(node))
@@ -168,11 +215,17 @@ def _module_path(node: Node) -> str:
     return "" if path.startswith("_empty_nn_module_stack") else re.sub(r"@\d+", "", path)
 
 
-def _shape_pattern(placeholder: Node, value: Any) -> tuple[int | None, ...] | None:
-    if not isinstance(value, torch.Tensor):
+def _shape_patterns(*graphs: Graph) -> tuple[tuple[int | None, ...] | None, ...]:
+    """The shape of each input, with None where it may differ in all graphs; None for what is no tensor."""
+    inputs = zip(*([node for node in graph.nodes if node.op == "placeholder"] for graph in graphs), strict=True)
+    return tuple(_shape_pattern([node.meta.get("val") for node in nodes]) for nodes in inputs)
+
+
+def _shape_pattern(values: Sequence[Any]) -> tuple[int | None, ...] | None:
+    if not isinstance(values[0], torch.Tensor):
         return None
-    captured = placeholder.meta["val"].shape
-    return tuple(int(size) if isinstance(size, int) else None for size in captured)
+    sizes = zip(*(value.shape for value in values), strict=True)
+    return tuple(next((size for size in same if isinstance(size, int)), None) for same in sizes)
 
 
 def _explain(model: nn.Module, error: Exception) -> str:

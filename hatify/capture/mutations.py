@@ -14,7 +14,7 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
 from hatify.capture.calls import call, has_tensor
-from hatify.capture.views import assigned, is_view, same_entries, source
+from hatify.capture.views import assigned, base_of, is_view, same_entries, source
 from hatify.errors import CaptureError
 
 aten = torch.ops.aten
@@ -88,7 +88,7 @@ def _follow(graph: Graph, write: Node, keep_in_place: bool, outliving: dict[Node
     assert isinstance(written, Node)
     if write.target is aten.copy_.default and _is_same(written, write.args[1]):
         return _replace(graph, write, written)
-    base = _base(written)
+    base = base_of(written)
     read = [node for node in _family(base) if node is not write and any(user > write for user in node.users)]
     if keep_in_place and (base.op == "get_attr" or all(node is written for node in read)):
         return _read_after(write, {written: write})
@@ -96,7 +96,7 @@ def _follow(graph: Graph, write: Node, keep_in_place: bool, outliving: dict[Node
         values = {base: _new_base(graph, write)}
         for node in (written, *read):
             _renew(graph, node, values)
-        original = next((node for node, latest in outliving.items() if _base(latest) is base), base)
+        original = next((node for node, latest in outliving.items() if base_of(latest) is base), base)
         if original.op in ("get_attr", "placeholder"):
             outliving[original] = _renew(graph, outliving.get(original, base), values)
     _read_after(write, {node: values[node] for node in read})
@@ -109,7 +109,7 @@ def _new_base(graph: Graph, write: Node) -> Node:
     assert isinstance(view, Node)
     while (above := source(view)) is not None:
         renewed = value if mutates(view) else assigned(graph, above, view, value)
-        cuts_gradient = view.target is aten.detach.default and _base(above).op not in ("get_attr", "placeholder")
+        cuts_gradient = view.target is aten.detach.default and base_of(above).op not in ("get_attr", "placeholder")
         if renewed is None or cuts_gradient:
             raise CaptureError(
                 f"forward writes into a part of a tensor that it reads again, through {view.target} ({write.name}, in "
@@ -192,13 +192,6 @@ def _replace_by_view(node: Node) -> None:
     node.target = RESHAPING[node.target]
 
 
-def _base(node: Node) -> Node:
-    """The tensor that a view is a view of, in the end."""
-    while (above := source(node)) is not None:
-        node = above
-    return node
-
-
 def _family(base: Node) -> Iterator[Node]:
     """A tensor, its views, and theirs."""
     yield base
@@ -218,22 +211,17 @@ def _functional(target: OpOverload) -> Any:
     namespace, _, name = target._schema.name.partition("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None) if name.endswith("_") else None
     functional = getattr(packet, target._overloadname, None)
-    same = functional is not None and [a.name for a in functional._schema.arguments] == [
-        a.name for a in target._schema.arguments
-    ]
-    return functional if same else None
+    return functional if functional is not None and _types(functional) == _types(target) else None
 
 
 def _without_out(target: Any) -> Any:
     """The overload of an operator that returns its result instead of writing it into `out`."""
     if not isinstance(target, OpOverload):
         return None
-    names = [argument.name for argument in target._schema.arguments if argument.name != "out"]
-    for overload in target.overloadpacket.overloads():
-        candidate = getattr(target.overloadpacket, overload)
-        arguments = [argument.name for argument in candidate._schema.arguments]
-        types = [str(a.type) for a in candidate._schema.arguments]
-        own = [str(a.type) for a in target._schema.arguments if a.name != "out"]
-        if not candidate._schema.is_mutable and arguments == names and types == own:
-            return candidate
-    return None
+    overloads = (getattr(target.overloadpacket, name) for name in target.overloadpacket.overloads())
+    return next((o for o in overloads if not o._schema.is_mutable and _types(o) == _types(target)), None)
+
+
+def _types(target: OpOverload) -> list[str]:
+    """The types of an operator's arguments, `out` aside."""
+    return [str(argument.type) for argument in target._schema.arguments if argument.name != "out"]

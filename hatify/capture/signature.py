@@ -21,6 +21,8 @@ class CallSignature:
 
     shapes: for each flat input, its shape at capture with None for dimensions that may differ; None if no tensor.
     constants: for each flat input that is no tensor, the value that is part of the graph.
+    eval_outputs: the outputs in eval mode where their structure is another one. Then the graph returns those of train
+        mode, those of eval mode and, last, whether it is in train mode.
     """
 
     signature: inspect.Signature
@@ -28,6 +30,7 @@ class CallSignature:
     outputs: pytree.TreeSpec
     shapes: tuple[tuple[int | None, ...] | None, ...]
     constants: tuple[Any, ...]
+    eval_outputs: pytree.TreeSpec | None = None
 
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """The graph's inputs for a call.
@@ -53,7 +56,12 @@ class CallSignature:
         return flat
 
     def unflatten(self, results: tuple[Any, ...]) -> Any:
-        return pytree.tree_unflatten(list(results), self.outputs)
+        """The model's outputs, in its own structure, from those of the graph."""
+        if self.eval_outputs is None:
+            return pytree.tree_unflatten(list(results), self.outputs)
+        *values, training = results
+        in_train, in_eval = values[: self.outputs.num_leaves], values[self.outputs.num_leaves :]
+        return pytree.tree_unflatten(*(in_train, self.outputs) if training else (in_eval, self.eval_outputs))
 
     def _describe(self, spec: pytree.TreeSpec) -> str:
         args, kwargs = pytree.tree_unflatten(["*"] * spec.num_leaves, spec)

@@ -65,6 +65,13 @@ def source(node: Node) -> Node | None:
     return operand if _storage(node) == _storage(operand) or (returns_memory and is_constant) else None
 
 
+def base_of(node: Node) -> Node:
+    """The tensor that a view is a view of, in the end."""
+    while (above := source(node)) is not None:
+        node = above
+    return node
+
+
 def same_entries(one: Node, other: Node) -> bool:
     """Whether two tensors are the same entries of the same memory, in the same order."""
     return _storage(one) == _storage(other) and _is_whole(one, other)

@@ -1,0 +1,319 @@
+"""Train and eval mode in one graph.
+
+The model is traced once in each mode. What both traces do is done once; a value that they compute differently is
+chosen by the flag `training`, which is read from the converted module. So each mode is the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch.fx import Graph, Node
+from torch.fx.node import map_aggregate, map_arg
+
+from hatify.capture.calls import has_tensor
+from hatify.capture.mutations import follow_mutations, mutates
+
+aten = torch.ops.aten
+
+Pair = tuple[Node | None, Node | None]  # a call in train mode, the same call in eval mode; None where there is none
+
+DROPOUTS: set[Any] = {
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
+    aten.feature_alpha_dropout.default,
+}
+
+# Norms move their running statistics in train mode, which the schemas of these operators do not say.
+NORMS: dict[Any, int] = {aten.batch_norm.default: 5, aten.instance_norm.default: 5}
+
+# `x * noise` in train mode where eval mode has `x` is `x * 1` there.
+NEUTRAL: dict[Any, float] = {aten.mul.Tensor: 1.0, aten.div.Tensor: 1.0, aten.add.Tensor: 0.0, aten.sub.Tensor: 0.0}
+COMMUTATIVE: set[Any] = {aten.mul.Tensor, aten.add.Tensor}
+
+# These change where a tensor lies, not what it holds.
+LAYOUTS: set[Any] = {aten.contiguous.default, aten.clone.default}
+
+
+def when_training(training: bool, value: Any, otherwise: Any) -> Any:
+    """What train mode uses, or what eval mode uses instead."""
+    return value if training else otherwise
+
+
+def merge_modes(train: Graph, evaluation: Graph, same_outputs: bool) -> Graph:
+    """One graph that does what `train` does while its module is in train mode, else what `evaluation` does.
+
+    Both graphs are used up. Where both do the same, in-place operators stay as they are.
+    same_outputs: whether the outputs of both have one structure. If not, those of train mode, those of eval mode and
+        the flag follow each other.
+
+    Raises:
+        CaptureError: see `follow_mutations`.
+    """
+    pairs = _pairs(train, evaluation)
+    if same_outputs and _differ_in_flags_only(train, evaluation, pairs):
+        _set_flags(train, pairs)
+        follow_mutations(train)
+        return train
+    follow_mutations(train, keep_in_place=False)
+    follow_mutations(evaluation, keep_in_place=False)
+    return _Merge(train, evaluation, same_outputs).graph
+
+
+def _pairs(train: Graph, evaluation: Graph) -> list[Pair]:
+    """The calls of both graphs in one order: those that both make, as a pair, between those that only one makes."""
+    ours, theirs = _calls(train), _calls(evaluation)
+    blocks = SequenceMatcher(
+        None, [_kind(n) for n in ours], [_kind(n) for n in theirs], autojunk=False
+    ).get_matching_blocks()
+    pairs: list[Pair] = []
+    i = j = 0
+    for start, other_start, size in blocks:
+        pairs += [(node, None) for node in ours[i:start]]
+        pairs += [(None, node) for node in theirs[j:other_start]]
+        i, j = start + size, other_start + size
+        pairs += zip(ours[start:i], theirs[other_start:j], strict=True)
+    return pairs
+
+
+def _calls(graph: Graph) -> list[Node]:
+    return [node for node in graph.nodes if node.op == "call_function"]
+
+
+def _kind(node: Node) -> Hashable:
+    """What must be alike in two calls that can be one: all but operands that are computed, and flags."""
+    value = node.meta.get("val")
+    tensor = (value.dtype, value.dim()) if isinstance(value, torch.Tensor) else type(value).__name__
+    arguments = map_aggregate((_spelled_out(node, None), node.kwargs), _kind_of_argument)
+    return str(node.target), node.meta.get("module_path"), tensor, repr(arguments)
+
+
+def _spelled_out(node: Node, count: int | None) -> tuple[Any, ...]:
+    """The positional arguments of a call with `count` of them; None: with all that have defaults."""
+    if not isinstance(node.target, OpOverload):
+        return node.args
+    positional = [a for a in node.target._schema.arguments if not a.kwarg_only and a.name not in node.kwargs]
+    return (*node.args, *(a.default_value for a in positional[len(node.args) : count]))
+
+
+def _arguments(node: Node, other: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments, with the defaults that the same call in the other mode spells out."""
+    return _spelled_out(node, max(len(node.args), len(other.args))), dict(node.kwargs)
+
+
+def _kind_of_argument(argument: Any) -> Any:
+    if isinstance(argument, Node):
+        return str(argument.target) if argument.op == "get_attr" else "computed"
+    return _without_flags(argument)
+
+
+def _differ_in_flags_only(train: Graph, evaluation: Graph, pairs: Sequence[Pair]) -> bool:
+    if any(ours is None or theirs is None for ours, theirs in pairs):
+        return False
+    same: dict[Node, Node] = dict(zip(_placeholders(train), _placeholders(evaluation), strict=True))
+    same |= {ours: theirs for ours, theirs in pairs}  # type: ignore[misc]
+
+    def arguments(node: Node, others: dict[Node, Node], with_flags: bool) -> str:
+        named = map_arg(
+            (_spelled_out(node, None), node.kwargs), lambda n: str(n.target) if n.op == "get_attr" else others[n].name
+        )
+        return repr(named if with_flags else map_aggregate(named, _without_flags))
+
+    itself = {node: node for node in evaluation.nodes}
+    outputs = train.output_node(), evaluation.output_node()
+    return all(
+        arguments(ours, same, ours is outputs[0]) == arguments(theirs, itself, ours is outputs[0])  # type: ignore[arg-type]
+        for ours, theirs in [*pairs, outputs]
+    )
+
+
+def _without_flags(argument: Any) -> Any:
+    return "flag" if isinstance(argument, bool | float) else argument
+
+
+def _set_flags(graph: Graph, pairs: Sequence[Pair]) -> None:
+    """Let the flags that differ follow the mode."""
+    with graph.inserting_before(next(iter(graph.nodes))):
+        choice = _Choice(graph)
+    for ours, theirs in pairs:
+        assert ours is not None and theirs is not None
+        with graph.inserting_before(ours):
+            ours.args, ours.kwargs = choice.of_constants(_arguments(ours, theirs), _arguments(theirs, ours))
+    choice.finish()
+
+
+class _Choice:
+    """Values that follow the mode. Each choice between the same two values is made once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.flag = graph.create_node("get_attr", "training")
+        self.flag.meta = {"role": "flag", "val": True}
+        self._made: dict[Any, Node] = {}
+
+    def between(self, ours: Any, theirs: Any) -> Any:
+        """`ours` in train mode, else `theirs`."""
+        if ours is theirs or (type(ours) is type(theirs) and not isinstance(ours, Node) and ours == theirs):
+            return ours
+        if ours is True and theirs is False:
+            return self.flag
+        key = (ours, theirs)
+        if key not in self._made:
+            node = self.graph.call_function(when_training, (self.flag, ours, theirs))
+            shown = ours if isinstance(ours, Node) else theirs
+            node.meta = dict(shown.meta) if isinstance(shown, Node) else {"val": ours}
+            self._made[key] = node
+        return self._made[key]
+
+    def of_constants(self, ours: Any, theirs: Any) -> Any:
+        """Arguments of a call, with the flags that differ chosen and everything else as in train mode."""
+        if isinstance(ours, tuple | list):
+            return type(ours)(self.of_constants(a, b) for a, b in zip(ours, theirs, strict=True))
+        if isinstance(ours, dict):
+            return {name: self.of_constants(value, theirs[name]) for name, value in ours.items()}
+        return self.between(ours, theirs) if isinstance(ours, bool | float) else ours
+
+    def finish(self) -> None:
+        if not self.flag.users:
+            self.graph.erase_node(self.flag)
+
+
+class _Merge:
+    """The merged graph, while it is built in the order of both."""
+
+    def __init__(self, train: Graph, evaluation: Graph, same_outputs: bool) -> None:
+        self.graph = Graph()
+        self._in_train: dict[Node, Any] = {}
+        self._in_eval: dict[Node, Any] = {}
+        self._train_only: set[Node] = set()
+        self._eval_only: set[Node] = set()
+        for ours, theirs in zip(_placeholders(train), _placeholders(evaluation), strict=True):
+            self._in_train[ours] = self._in_eval[theirs] = self.graph.node_copy(ours)
+        self._choice = _Choice(self.graph)
+        self._read(train, evaluation)
+        for mine, other in _pairs(train, evaluation):
+            if mine is not None and other is not None:
+                self._do_in_both(mine, other)
+            elif mine is not None:
+                self._do_in_train(mine)
+            elif other is not None:
+                self._do_in_eval(other)
+        self.graph.output(tuple(self._outputs(train, evaluation, same_outputs)))
+        self._choice.finish()
+
+    def _read(self, train: Graph, evaluation: Graph) -> None:
+        reads: dict[str, Node] = {}
+        for graph, copies in ((train, self._in_train), (evaluation, self._in_eval)):
+            for node in [node for node in graph.nodes if node.op == "get_attr"]:
+                name = str(node.target)
+                if name not in reads:
+                    reads[name] = self.graph.node_copy(node)
+                copies[node] = reads[name]
+
+    def _do_in_both(self, ours: Node, theirs: Node) -> None:
+        arguments = self._either(_arguments(ours, theirs), _arguments(theirs, ours))
+        self._in_train[ours] = self._in_eval[theirs] = self._copy(ours, arguments)
+
+    def _do_in_train(self, ours: Node) -> None:
+        args, kwargs = map_arg((ours.args, ours.kwargs), self._in_train.__getitem__)
+        if _writes_back(ours):
+            args = (args[0], self._choice.between(args[1], args[0]))
+        position = NORMS.get(ours.target)
+        if position is not None and args[position] is True and args[3] is not None:
+            args = (*args[:position], self._choice.flag, *args[position + 1 :])
+        self._in_train[ours] = self._copy(ours, (args, kwargs))
+        self._train_only.add(self._in_train[ours])
+
+    def _do_in_eval(self, theirs: Node) -> None:
+        args, kwargs = map_arg((theirs.args, theirs.kwargs), self._in_eval.__getitem__)
+        if _writes_back(theirs):
+            args = (args[0], self._choice.between(args[0], args[1]))
+        self._in_eval[theirs] = self._copy(theirs, (args, kwargs))
+        self._eval_only.add(self._in_eval[theirs])
+
+    def _copy(self, node: Node, arguments: Any) -> Node:
+        args, kwargs = arguments
+        copied = self.graph.call_function(node.target, tuple(args), dict(kwargs))  # type: ignore[arg-type]
+        copied.meta = dict(node.meta)
+        return copied
+
+    def _outputs(self, train: Graph, evaluation: Graph, same_outputs: bool) -> Iterator[Any]:
+        ours, theirs = train.output_node().args[0], evaluation.output_node().args[0]
+        assert isinstance(ours, tuple | list) and isinstance(theirs, tuple | list)
+        if same_outputs:
+            yield from self._either(ours, theirs)
+        else:
+            yield from map_arg(tuple(ours), self._in_train.__getitem__)
+            yield from map_arg(tuple(theirs), self._in_eval.__getitem__)
+            yield self._choice.flag
+
+    def _either(self, ours: Any, theirs: Any) -> Any:
+        """Arguments of one mode and the other as arguments that follow the mode."""
+        if isinstance(ours, tuple | list) and isinstance(theirs, tuple | list) and len(ours) == len(theirs):
+            return [self._either(a, b) for a, b in zip(ours, theirs, strict=True)]
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            return {name: self._either(value, theirs[name]) for name, value in ours.items()}
+        mine = self._in_train[ours] if isinstance(ours, Node) else ours
+        other = self._in_eval[theirs] if isinstance(theirs, Node) else theirs
+        if _reaches(mine, other, self._train_only):
+            return self._neutralized(mine, other)
+        if _is_laid_out(other, mine, self._eval_only):
+            return other
+        return self._choice.between(mine, other)
+
+    def _neutralized(self, ours: Any, value: Node) -> Any:
+        """What train mode alone does to `value`, done in eval mode with numbers that change nothing."""
+        if ours is value:
+            return value
+        operand, *others = ours.args
+        if ours.target in LAYOUTS:
+            return self._copy(ours, ((self._neutralized(operand, value), *others), ours.kwargs))
+        if ours.target in DROPOUTS:
+            inner = self._neutralized(operand, value)
+            return self._copy(ours, ((inner, others[0], self._choice.flag), ours.kwargs))
+        factor = others[0]
+        if not _reaches(operand, value, self._train_only):
+            operand, factor = factor, operand
+        neutral = self._choice.between(factor, NEUTRAL[ours.target])
+        return self._copy(ours, ((self._neutralized(operand, value), neutral), ours.kwargs))
+
+
+def _writes_back(node: Node) -> bool:
+    """Whether a call stores the last value of memory that outlives the graph."""
+    return mutates(node) and isinstance(node.args[0], Node) and node.args[0].op in ("get_attr", "placeholder")
+
+
+def _reaches(ours: Any, value: Any, train_only: set[Node]) -> bool:
+    """Whether train mode alone makes `ours` from `value`, in a way that can be neutralized."""
+    if ours is value:
+        return isinstance(ours, Node)
+    if ours not in train_only or not has_tensor(ours) or not has_tensor(value):
+        return False
+    if (ours.meta["val"].dtype, ours.meta["val"].dim()) != (value.meta["val"].dtype, value.meta["val"].dim()):
+        return False
+    if ours.target in DROPOUTS:
+        return ours.args[2] is True and _reaches(ours.args[0], value, train_only)
+    if ours.target in LAYOUTS:
+        return _reaches(ours.args[0], value, train_only)
+    if ours.target not in NEUTRAL:
+        return False
+    operands = ours.args if ours.target in COMMUTATIVE else ours.args[:1]
+    return any(_reaches(operand, value, train_only) for operand in operands)
+
+
+def _is_laid_out(theirs: Any, value: Any, eval_only: set[Node]) -> bool:
+    """Whether `theirs` is `value` itself, laid out anew in eval mode alone."""
+    while theirs in eval_only and theirs.target in LAYOUTS:
+        theirs = theirs.args[0]
+        if theirs is value:
+            return True
+    return False
+
+
+def _placeholders(graph: Graph) -> list[Node]:
+    return [node for node in graph.nodes if node.op == "placeholder"]

@@ -1,0 +1,224 @@
+"""Train and eval mode: whatever a model does in one of them alone, the converted network does there alone."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hatify import HATModule, hatify
+from hatify.verification import draw_masks, perturb, scramble
+
+
+class Network(nn.Module):
+    """Two layers; subclasses say what happens between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.between(self.first(x)).relu())
+
+    def between(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Noise(Network):
+    def between(self, x: Tensor) -> Tensor:
+        return x + 0.1 * torch.randn_like(x) if self.training else x
+
+
+class NoiseAsLargeAsTheSignal(Network):
+    def between(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) * x.detach().std() if self.training else x
+
+
+class DropPath(Network):
+    """As transformers writes it."""
+
+    def between(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = 0.7 + torch.rand((x.shape[0], 1), dtype=x.dtype, device=x.device)
+        kept.floor_()
+        return x.div(0.7) * kept
+
+
+class DropoutIfTraining(Network):
+    def between(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.3) if self.training else x
+
+
+class AlwaysDropout(Network):
+    def between(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.3)
+
+
+class TwoFunctions(Network):
+    def between(self, x: Tensor) -> Tensor:
+        if self.training:
+            x.mul_(2)
+            return x - x.mean(0)
+        return x.tanh()
+
+
+class OwnStatistics(Network):
+    """Running statistics by hand, some of them under no_grad, in whole and in part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("history", torch.zeros(3, 6))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+
+    def between(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x - self.mean + self.history[0]
+        self.batches += 1
+        mean = x.mean(0)
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(0.1 * mean)
+            self.history[0] = mean
+            self.history[1:].copy_(mean)
+        return x - mean
+
+
+class StatisticsReadBack(OwnStatistics):
+    """The state is read after it was written, in both modes."""
+
+    def between(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.copy_(0.5 * self.mean + 0.5 * x.detach().mean(0))
+            self.history[2] += 1
+        return x * self.mean + self.history[2]
+
+
+class NormOfTrainMode(Network):
+    """A norm that eval mode doesn't run: there its statistics must not move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.norm(x) if self.training else x
+
+
+class Spectral(Network):
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
+
+    def between(self, x: Tensor) -> Tensor:
+        return self.middle(x)
+
+
+MODELS = [
+    Noise,
+    NoiseAsLargeAsTheSignal,
+    DropPath,
+    DropoutIfTraining,
+    AlwaysDropout,
+    TwoFunctions,
+    OwnStatistics,
+    StatisticsReadBack,
+    NormOfTrainMode,
+    Spectral,
+]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_each_mode_is_the_models(kind: type[Network]) -> None:
+    model = kind()
+    perturb(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 4),))
+    for training in (True, False, False, True, False):
+        model.train(training)
+        net.train(training)
+        x = torch.randn(5, 4)
+        torch.manual_seed(1)
+        expected = model(x)
+        torch.manual_seed(1)
+        assert torch.equal(net(x), expected)
+        for name, buffer in model.named_buffers():
+            assert torch.equal(net.get_buffer(name), buffer), name
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind is not AlwaysDropout])
+def test_a_trained_task_stays_as_it_is(kind: type[Network]) -> None:
+    model = kind()
+    perturb(model)
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 4),))
+    draw_masks(net, 0)
+    net.train()(torch.randn(5, 4), task_id=0)
+    net.registry.trained.append(0)
+    x = torch.randn(5, 4)
+    before = answer(net, x)
+    net.train()(torch.randn(5, 4), task_id=1)
+    scramble(net, 1)
+    assert torch.equal(answer(net, x), before)
+    assert torch.equal(answer(net, x), before)
+
+
+@torch.no_grad()
+def answer(net: HATModule, x: Tensor) -> Tensor:
+    return net.eval()(x, task_id=0)
+
+
+def test_gradients_in_train_mode() -> None:
+    for kind in (OwnStatistics, StatisticsReadBack, DropPath, TwoFunctions, Spectral):
+        model = kind()
+        net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 4),)).requires_grad_(False)
+        x = torch.randn(5, 4)
+        gradients = []
+        for module in (copy.deepcopy(model), net):
+            torch.manual_seed(1)
+            leaf = x.clone().requires_grad_()
+            module(leaf).square().sum().backward()
+            gradients.append(leaf.grad)
+        assert torch.equal(*gradients), kind
+
+
+def test_outputs_of_another_structure_in_train_mode() -> None:
+    class Auxiliary(nn.Module):
+        """As Inception and GoogLeNet: one more head in train mode."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head, self.auxiliary = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+            x = self.body(x).relu()
+            if self.training:
+                return {"logits": self.head(x), "auxiliary": self.auxiliary(x)}
+            return self.head(x)
+
+    model = Auxiliary()
+    net = hatify(model, num_tasks=2)
+    x = torch.randn(3, 4)
+    expected = model(x)
+    actual = net(x)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+    assert torch.equal(net.eval()(x), model.eval()(x))
+
+
+def test_frozen_encoder_layers_of_pytorch() -> None:
+    """Frozen, they use a fused operator in eval mode, which the converted network doesn't."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=True).requires_grad_(False)
+    model = nn.Sequential(layer, nn.Linear(8, 3))
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 5, 8),))
+    assert not net.blueprint.unknown
+    x = torch.randn(3, 5, 8)
+    torch.testing.assert_close(net.eval()(x), model.eval()(x))
+    torch.manual_seed(1)
+    expected = model.train()(x)
+    torch.manual_seed(1)
+    assert torch.equal(net.train()(x), expected)
