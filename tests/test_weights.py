@@ -150,3 +150,33 @@ def test_weight_standardisation_in_convolutions() -> None:
     scramble(net, 1)
     assert torch.equal(net(x, task_id=0), before)
     assert float((~net.lock_masks(1)["2.weight"]).float().mean()) == 3 / 4
+
+
+def test_a_layer_that_is_called_several_times_writes_the_same_features() -> None:
+    class Repeated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(3):
+                x = torch.tanh(self.layer(x))
+            return x
+
+    net = converted(Repeated())
+    assert list(net.registry.groups) == ["before", "middle.layer", "behind"]
+    taken = {name: group.binary_mask(0) for name, group in net.registry.groups.items()}
+    read = taken["before"] | taken["middle.layer"]
+    assert torch.equal(net.lock_masks(1)["middle.layer.weight"], taken["middle.layer"][:, None] & read)
+
+
+def test_a_layer_that_reads_a_constant_is_no_weight() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(5, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.tanh(self.embedding(torch.tensor(3)))
+
+    assert free(converted(Positions())) == 5 * WIDTH / 2

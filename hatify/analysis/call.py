@@ -50,19 +50,6 @@ def is_parameter(node: object) -> bool:
     return isinstance(node, Node) and node.op == "get_attr" and node.meta.get("role") == "parameter"
 
 
-def find_weights(graph: Graph) -> frozenset[Node]:
-    """The parameters, and what forward computes from parameters and constants alone (weight norm, say)."""
-    fixed: set[Node] = set()  # depends on no input
-    weights: set[Node] = set()
-    for node in graph.nodes:
-        sources = node.all_input_nodes
-        if node.op == "get_attr" or (node.op == "call_function" and all(source in fixed for source in sources)):
-            fixed.add(node)
-            if is_parameter(node) or any(source in weights for source in sources):
-                weights.add(node)
-    return frozenset(weights)
-
-
 class Call:
     """One `call_function` node, for a rule.
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.fx import Node
 
 from hatify.analysis.call import Call, Rules, is_selection, shape_of
 from hatify.analysis.effect import Effect
-from hatify.analysis.support import FIRST_VARIABLE, Support, live
-from hatify.analysis.supports import Inference, apply_rule
+from hatify.analysis.support import FIRST_VARIABLE, Support
+from hatify.analysis.supports import Inference, apply_rule, live_like
 from hatify.analysis.variables import Variables
 
 Positions = npt.NDArray[np.int64]
@@ -89,7 +88,7 @@ class Dependence:
         labels = variables.fresh(int(np.prod(shape)), self._operand).reshape(shape)
         call = self._selection.args[0] if is_selection(self._selection) else self._selection
         assert isinstance(call, Node)
-        supports = {node: _live_like(node) for node in call.all_input_nodes} | {self._operand: labels}
+        supports = {node: live_like(node) for node in call.all_input_nodes} | {self._operand: labels}
         effect = apply_rule(Call(call, supports, variables, self._inference.weights), self._rules)
         result = effect.result
         if isinstance(result, tuple):
@@ -106,13 +105,6 @@ def _mixes(effect: Effect, operand: Node) -> bool:
     """Whether entries of different features meet, by the rule's own account."""
     passes = operand in effect.flows or operand in effect.factors
     return not passes or operand in effect.reads or operand in effect.pairs
-
-
-def _live_like(node: Node) -> Support | tuple[Support, ...] | None:
-    value = node.meta.get("val")
-    if isinstance(value, tuple | list):
-        return tuple(live(v.dim()) for v in value)
-    return live(value.dim()) if isinstance(value, torch.Tensor) else None
 
 
 def _match(labelled: _Labelled, positions: Positions, never: int) -> CarriedBack | None:

@@ -6,9 +6,20 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import Call, Rules, find_weights, gives_tensors, is_selection, is_tensor, shape_of, written
+from hatify.analysis.call import (
+    Call,
+    Rules,
+    gives_tensors,
+    is_parameter,
+    is_selection,
+    is_tensor,
+    locations,
+    shape_of,
+    written,
+)
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import live
 from hatify.analysis.variables import Variables
@@ -49,7 +60,7 @@ class _Supports(dict[Node, Any]):
         super().__init__()
         self.variables = Variables()
         self.effects: dict[Node, Effect] = {}
-        self.weights = find_weights(graph)
+        self.weights = find_weights(graph, rules)
         self._rules = rules
         self._state = written(graph)
 
@@ -80,6 +91,7 @@ def infer_supports(
 ) -> Inference:
     """Apply each node's rule in graph order. The results of `heads` and of other `last_layers` are live."""
     supports = _Supports(graph, rules)
+    earlier: dict[Any, Effect] = {}
     for node in graph.nodes:
         if node.op == "placeholder" and is_tensor(node):
             supports[node]
@@ -91,7 +103,58 @@ def infer_supports(
         elif node in last_layers:
             effect = _as_open(effect)
         supports.record(node, effect)
+        _couple_calls(node, effect, earlier, supports.variables)
     return Inference(dict(supports), supports.effects, supports.variables, supports.weights)
+
+
+def _couple_calls(node: Node, effect: Effect, earlier: dict[Any, Effect], variables: Variables) -> None:
+    """Calls of the same operator with the same weights (a layer that is called twice) write the same features.
+
+    With features of their own, the weights would be locked wherever any of the calls needs them.
+    """
+    arguments = {use.argument for use in effect.uses}
+    if not arguments:
+        return
+    weights = tuple((argument, value) for argument, value in locations(node) if argument in arguments)
+    first = earlier.setdefault((node.target, weights), effect)
+    for one, other in zip(first.gates, effect.gates, strict=False):
+        if one.ids.shape == other.ids.shape:
+            variables.combine(one.ids, other.ids)
+
+
+def find_weights(graph: Graph, rules: Rules) -> frozenset[Node]:
+    """The parameters, and what forward computes from parameters and constants alone (weight norm, say).
+
+    A layer is none of it, even where its input is a constant (the embedding of all positions, say).
+    """
+    fixed: set[Node] = set()  # depends on no input
+    weights: set[Node] = set()
+    for node in graph.nodes:
+        sources = node.all_input_nodes
+        if node.op != "get_attr":
+            computes = node.op == "call_function" and all(source in fixed for source in sources)
+            if not computes or _is_layer(node, rules, weights):
+                continue
+        fixed.add(node)
+        if is_parameter(node) or any(source in weights for source in sources):
+            weights.add(node)
+    return frozenset(weights)
+
+
+def _is_layer(node: Node, rules: Rules, weights: Collection[Node]) -> bool:
+    """Whether a rule says of a call that it uses a weight, whatever the supports of its operands."""
+    if not gives_tensors(node) or not any(is_parameter(source) or source in weights for source in node.all_input_nodes):
+        return False
+    supports = {source: live_like(source) for source in node.all_input_nodes}
+    return bool(apply_rule(Call(node, supports, Variables(), weights), rules).uses)
+
+
+def live_like(node: Node) -> Any:
+    """The support of a node's result, or of its several results, if nothing is known of it."""
+    value = node.meta.get("val")
+    if isinstance(value, tuple | list):
+        return tuple(live(v.dim()) for v in value)
+    return live(value.dim()) if isinstance(value, torch.Tensor) else None
 
 
 def apply_rule(call: Call, rules: Rules) -> Effect:
