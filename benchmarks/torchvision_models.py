@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
+import torch
 from torchvision import models
 
-from benchmarks.models import Subject, images
+from benchmarks.models import Subject
 
 # The side of the images, and of those of the models whose strides and windows need more.
 SIDE = 64
@@ -32,5 +34,6 @@ def names() -> Sequence[str]:
 
 
 def subject(name: str) -> Subject:
-    side = SIDES.get(name, SIDE)
-    return Subject(models.get_model(name, **OPTIONS.get(name, {})), images(3, side, side))
+    model, side = models.get_model(name, **OPTIONS.get(name, {})), SIDES.get(name, SIDE)
+    (argument,) = signature(model.forward).parameters  # "x" but for a few
+    return Subject(model, lambda batch: {argument: torch.randn(batch, 3, side, side)})
