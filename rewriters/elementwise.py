@@ -54,6 +54,19 @@ def elementwise(call: Call, *, keeps_zero: bool) -> Effect:
     aten.atan,
     aten.sinh,
     aten.asinh,
+    aten.atanh,
+    aten.frac,
+    aten.erfinv,
+    aten.deg2rad,
+    aten.rad2deg,
+    aten.real,
+    aten.imag,
+    aten._conj,
+    aten.conj,
+    aten.conj_physical,
+    aten._conj_physical,
+    aten.resolve_conj,
+    aten.resolve_neg,
     aten.erf,
     aten.special_erf,
     aten.expm1,
@@ -94,6 +107,9 @@ def cast(call: Call) -> Effect:
     aten.log_sigmoid,
     aten.cos,
     aten.erfc,
+    aten.acos,
+    aten.sinc,
+    aten.i0,
     aten.alpha_dropout,
     aten.feature_alpha_dropout,
     aten.log,
@@ -157,14 +173,14 @@ def add(call: Call) -> Effect:
     """Zero where both operands are: their features are coupled."""
     left, right = call["self"], call["other"]
     if not is_tensor(left) or not is_tensor(right):
-        return elementwise(call, keeps_zero=_is_zero(left) or _is_zero(right))
+        return elementwise(call, keeps_zero=is_zero(left) or is_zero(right))
     return combined(call, left, right)
 
 
 @rewriter(aten.rsub)
 def subtract_from(call: Call) -> Effect:
     left, right = call["self"], call["other"]
-    return combined(call, left, right) if is_tensor(right) else elementwise(call, keeps_zero=_is_zero(right))
+    return combined(call, left, right) if is_tensor(right) else elementwise(call, keeps_zero=is_zero(right))
 
 
 @rewriter(aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar)
@@ -178,13 +194,30 @@ def where(call: Call) -> Effect:
     return Effect(
         _to_rank(call.support(tensors[0]), call),
         flows=(tensors[0],),
-        keeps_zero=any(_is_zero(value) for value in chosen),
+        keeps_zero=any(is_zero(value) for value in chosen),
     )
 
 
-@rewriter(aten.lerp.Scalar)
+@rewriter(aten.lerp.Scalar, aten.lerp.Tensor, aten.lerp_.Scalar, aten.lerp_.Tensor)
 def interpolate(call: Call) -> Effect:
     return combined(call, call["self"], call["end"])
+
+
+@rewriter(aten.complex)
+def from_parts(call: Call) -> Effect:
+    return combined(call, call["real"], call["imag"])
+
+
+@rewriter(aten.logaddexp, aten.logaddexp2, aten.hypot)
+def loses_zeros_of_two(call: Call) -> Effect:
+    """Coupled as in a sum. (The slope of the hypotenuse is infinite at zero.)"""
+    return combined(call, call["self"], call["other"], keeps_zero=False)
+
+
+@rewriter(aten.polar.default)
+def polar(call: Call) -> Effect:
+    """`abs * exp(i * angle)`: zero where the absolute value is."""
+    return Effect(_to_rank(call.support(call["abs"]), call), flows=(call["abs"],))
 
 
 @rewriter(aten.masked_fill)
@@ -192,17 +225,24 @@ def masked_fill(call: Call) -> Effect:
     operand, value = call["self"], call["value"]
     if _is_infinite(value):
         return call.live(reads=call.operands)  # no gate can follow: 0 * inf is NaN
-    return Effect(_to_rank(call.support(operand), call), flows=(operand,), keeps_zero=_is_zero(value))
+    return Effect(_to_rank(call.support(operand), call), flows=(operand,), keeps_zero=is_zero(value))
 
 
-def combined(call: Call, left: Node, right: Node) -> Effect:
+def combined(call: Call, left: Node, right: Node, *, keeps_zero: bool = True) -> Effect:
     """The effect of a result that is zero where both operands are."""
-    combination = call.variables.combine(call.support(left), call.support(right))
-    carried = [node for node, carries in zip((left, right), combination.carries, strict=True) if carries]
+    return combined_supports(call, (left, right), (call.support(left), call.support(right)), keeps_zero=keeps_zero)
+
+
+def combined_supports(
+    call: Call, operands: tuple[Node, Node], supports: tuple[Support, Support], *, keeps_zero: bool = True
+) -> Effect:
+    """The same for operands whose entries meet in other places than their own."""
+    combination = call.variables.combine(*supports)
+    carried = [node for node, carries in zip(operands, combination.carries, strict=True) if carries]
     return Effect(
         _to_rank(combination.support, call),
         flows=tuple(dict.fromkeys(carried)),
-        keeps_zero=combination.exact,
+        keeps_zero=keeps_zero and combination.exact,
     )
 
 
@@ -212,13 +252,25 @@ def multiply(call: Call) -> Effect:
     left, right = call["self"], call["other"]
     if not is_tensor(left) or not is_tensor(right):
         return elementwise(call, keeps_zero=True)
+    if _count_features(call, right) > _count_features(call, left):
+        left, right = right, left  # where they cannot be coupled, the left one's are kept
     combination = call.variables.combine(call.support(left), call.support(right))
     factors = [
         node
         for node, carries in zip((left, right), combination.carries, strict=True)
         if carries and _spans(call, node, combination.support)
     ]
-    return Effect(_to_rank(combination.support, call), factors=tuple(dict.fromkeys(factors)))
+    reads = [
+        node
+        for node, carries in zip((left, right), combination.carries, strict=True)
+        if not carries and call.has_features(node)
+    ]
+    return Effect(_to_rank(combination.support, call), factors=tuple(dict.fromkeys(factors)), reads=tuple(reads))
+
+
+def _count_features(call: Call, node: Node) -> int:
+    support = call.support(node)
+    return int(call.variables.is_real(support).sum())
 
 
 def _spans(call: Call, node: Node, result: Support) -> bool:
@@ -228,13 +280,19 @@ def _spans(call: Call, node: Node, result: Support) -> bool:
     return bool((~features | (operand == result)).all()) and bool(features.any())
 
 
-@rewriter(aten.div, aten.divide, aten.true_divide)
+@rewriter(aten.div, aten.divide, aten.true_divide, aten.floor_divide, aten.fmod, aten.remainder)
 def divide(call: Call) -> Effect:
     """Zero where the numerator is. A divisor must not be zero, so it is never gated."""
     left, right = call["self"], call["other"]
     if not is_tensor(left) or not is_tensor(right):
         return elementwise(call, keeps_zero=is_tensor(left))
     return Effect(_to_rank(call.support(left), call), flows=(left,))
+
+
+@rewriter(aten.addcdiv)
+def add_quotient(call: Call) -> Effect:
+    """`self + tensor1 / tensor2`: zero where `self` and the numerator are."""
+    return combined(call, call["self"], call["tensor1"])
 
 
 @rewriter(aten.addcmul)
@@ -270,7 +328,8 @@ def gated_linear_unit(call: Call) -> Effect:
     return Effect(compress(call.variables.find(values)), flows=(operand,))
 
 
-def _is_zero(value: object) -> bool:
+def is_zero(value: object) -> bool:
+    """Whether an argument is the number zero."""
     return isinstance(value, int | float) and value == 0
 
 

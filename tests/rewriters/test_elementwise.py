@@ -33,6 +33,9 @@ KEEP_ZEROS: dict[str, Function] = {
     "residual": lambda x: x + torch.tanh(x),
     "difference": lambda x: torch.sub(x, torch.tanh(x), alpha=0.5),
     "lerp": lambda x: torch.lerp(x, torch.tanh(x), 0.3),
+    "lerp by a tensor": lambda x: torch.lerp(x, torch.tanh(x), torch.linspace(0, 1, WIDTH)),
+    "addcdiv": lambda x: torch.addcdiv(x, torch.tanh(x), 1 + x.square(), value=0.5),
+    "remainders": lambda x: x.remainder(3) + x.fmod(2),
     "addcmul": lambda x: torch.addcmul(x, x, torch.tanh(x), value=0.5),
     "product": lambda x: x * torch.tanh(x),
     "gated by itself": lambda x: x * torch.sigmoid(x),
@@ -51,6 +54,8 @@ LOSE_ZEROS: dict[str, Function] = {
     "clamp above zero": lambda x: x.clamp(min=0.5),
     "hardtanh above zero": nn.Hardtanh(0.5, 1.0),
     "threshold above zero": lambda x: F.threshold(x, 0.5, 1.0),
+    "logaddexp": lambda x: torch.logaddexp(x, torch.tanh(x)),
+    "sinc": torch.sinc,
     "power of two": lambda x: 2 ** (x / 10),
     "masked_fill": lambda x: x.masked_fill(x > 0.5, 1.0),
     "where or one": lambda x: torch.where(x > 0, x, 1.0),
@@ -66,6 +71,7 @@ SINGULAR_AT_ZERO: dict[str, Function] = {
     "sqrt": lambda x: torch.sqrt(1 + x.square()),
     "logit": lambda x: torch.logit(0.1 + 0.5 * torch.sigmoid(x)),
     "root of a mean of powers": lambda x: (1 + x.square()).pow(3).pow(1 / 3),
+    "hypotenuse": lambda x: torch.hypot(x, 1 + x.square()),
     "negative power": lambda x: (1 + x.square()).pow(-0.5),
 }
 
@@ -169,6 +175,27 @@ class AddedInput(nn.Module):
 def test_a_sum_with_a_live_input_is_gated() -> None:
     share = ideal(one_sided=WIDTH * WIDTH + 2 * WIDTH, two_sided=WIDTH * WIDTH)
     check(AddedInput(), torch.randn(2, WIDTH), at_least=share, gates=1)
+
+
+class Experts(nn.Module):
+    """Features along two dimensions meet in one product: it has those of the larger side, and the other is gated."""
+
+    def __init__(self, gate_first: bool) -> None:
+        super().__init__()
+        self.gate_first = gate_first
+        self.gate = nn.Linear(WIDTH, 4)
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.gate(x).softmax(-1)[..., None]
+        answers = torch.stack([expert(x) for expert in self.experts], -2)
+        return (gate * answers if self.gate_first else answers * gate).sum(-2)
+
+
+@pytest.mark.parametrize("gate_first", [False, True])
+def test_a_product_of_features_along_two_dimensions(gate_first: bool) -> None:
+    biases, weights = 4 + 4 * WIDTH, 4 * WIDTH + 4 * WIDTH * WIDTH
+    check_between("vectors", Experts(gate_first), one_sided=biases, two_sided=weights, gates=1)
 
 
 class WithParameter(nn.Module):
