@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch.fx import Node
@@ -10,6 +12,7 @@ from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect, Factor, Gate, Use
 from hatify.analysis.support import Support, along, has_variables
 from rewriters.registry import rewriter
+from rewriters.uniform import uniform
 
 aten = torch.ops.aten
 
@@ -28,6 +31,8 @@ def convolution(call: Call) -> Effect:
     """weight: (out, in / groups, *kernel). `weight[o, k]` reads channel `group(o) * in / groups + k`."""
     operand, weight = call["input"], call["weight"]
     out_channels, group_width, *kernel = call.shape(weight)
+    if not isinstance(call["groups"], int):
+        return call.live(reads=call.operands)  # a group for each example
     channels = _channels(call, operand, len(kernel))
     if group_width == 1 and call["groups"] > 1:
         return _depthwise(call, operand, channels, out_channels)
@@ -70,6 +75,14 @@ def transposed_convolution(call: Call) -> Effect:
         mask=mask,
         mask_shape=(*mask_shape, *[1] * len(kernel)),
     )
+
+
+@rewriter("torchvision::deform_conv2d")
+def deformable_convolution(call: Call) -> Effect:
+    """A convolution at places that other tensors name; their dead entries must be zero, as they move every channel."""
+    effect = convolution(call)
+    moved_by = tuple(call[name] for name in ("offset", "mask"))
+    return replace(effect, reads=tuple(dict.fromkeys((*effect.reads, *moved_by))))
 
 
 def _weighted(
@@ -137,5 +150,5 @@ def _depthwise(call: Call, operand: Node, channels: Support, out_channels: int) 
 
 def _channels(call: Call, operand: Node, kernel: int) -> Support:
     """The operand's support with its channels last, at full size; other dimensions are different rows."""
-    support = np.moveaxis(call.support(operand), -1 - kernel, -1)
+    support = np.moveaxis(uniform(call, call.support(operand), range(-kernel, 0)), -1 - kernel, -1)
     return np.broadcast_to(support, (*support.shape[:-1], call.shape(operand)[-1 - kernel]))

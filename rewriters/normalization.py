@@ -9,12 +9,12 @@ from collections.abc import Collection
 
 import numpy as np
 import torch
-from torch.fx import Node
 
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect, Gate
-from hatify.analysis.support import has_variables, live, varies
+from hatify.analysis.support import Support, has_variables, live, varies
 from rewriters.registry import rewriter
+from rewriters.uniform import uniform
 
 aten = torch.ops.aten
 
@@ -63,27 +63,28 @@ def weight_norm(call: Call) -> Effect:
 def _normalized(call: Call, *, mixes: Collection[int], affine: Collection[int]) -> Effect:
     """A norm with statistics over the dimensions `mixes` and parameters along the dimensions `affine`.
 
-    Where features lie along a mixed dimension they share statistics, and dead ones are read as zeros.
+    Where features lie along a mixed dimension they share statistics, and dead ones are read as zeros. The pixels of a
+    channel share its parameters, too, and so its mask.
     """
     operand = call["input"]
-    support = call.support(operand)
+    pixels = [d for d in mixes if d > 1 and d not in affine]
+    support = uniform(call, call.support(operand), pixels)
     is_mixed = any(varies(support, d) for d in mixes)
     return Effect(
         support,
         flows=() if is_mixed else (operand,),
         reads=(operand,) if is_mixed else (),
         keeps_zero=False,
-        gates=_affine_gate(call, operand, affine),
+        gates=_affine_gate(call, support, affine),
         per_task=tuple(a for a in (WEIGHT, BIAS, MEAN, VARIANCE) if call[a.name] is not None),
     )
 
 
-def _affine_gate(call: Call, operand: Node, dimensions: Collection[int]) -> tuple[Gate, ...]:
+def _affine_gate(call: Call, support: Support, dimensions: Collection[int]) -> tuple[Gate, ...]:
     """The mask over the affine parameters' dimensions; none where the features lie elsewhere."""
-    support, shape = call.support(operand), call.shape(operand)
     if any(varies(support, d) for d in range(support.ndim) if d not in dimensions):
         return ()
-    affine_shape = tuple(shape[d] for d in dimensions)
+    affine_shape = tuple(call.result_shape[d] for d in dimensions)
     ids = np.broadcast_to(support.reshape([support.shape[d] for d in dimensions]), affine_shape)
     if not has_variables(ids):
         return ()

@@ -24,8 +24,7 @@ def resized(call: Call, dimensions: int) -> Effect:
     """
     operand = call["self"] if "self" in call else call["input"]
     along = [-1 - d for d in range(dimensions)]
-    call.variables.blend(call.support(operand), along)
-    support = uniform(call, operand, along)
+    support = uniform(call, call.variables.blend(call.support(operand), along), along)
     if any(varies(support, d) for d in along):
         return call.live(reads=(operand,))
     return passed(call, operand, support)
@@ -75,6 +74,17 @@ def resized_2d(call: Call) -> Effect:
 )
 def resized_3d(call: Call) -> Effect:
     return resized(call, 3)
+
+
+@rewriter("torchvision::roi_align", "torchvision::roi_pool")
+def pooled_in_boxes(call: Call) -> Effect:
+    """The channels of the images that the boxes lie in; the second result of `roi_pool` is indices."""
+    operand = call["input"]
+    support = uniform(call, call.support(operand), [-2, -1])
+    if varies(support, -2) or varies(support, -1):
+        return call.live(reads=call.operands)
+    effect = passed(call, operand, support)
+    return replace(effect, reads=tuple(dict.fromkeys((*effect.reads, call["rois"]))))
 
 
 @rewriter(aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d)

@@ -39,7 +39,8 @@ def extreme(call: Call) -> Effect:
     operand = call["self"]
     if "other" in call:
         return combined(call, operand, call["other"])
-    return _reduced(call, uniform(call, operand, _dimensions(call, len(call.shape(operand)))), keeps_zero=True)
+    support = call.support(operand)
+    return _reduced(call, uniform(call, support, _dimensions(call, support.ndim)), keeps_zero=True)
 
 
 @rewriter(aten.sum, aten.nansum, aten.mean)
@@ -103,7 +104,7 @@ def passed(call: Call, operand: Node, support: Support, *, keeps_zero: bool = Tr
         return Effect(support, flows=(operand,), keeps_zero=keeps_zero)
     is_index = [not v.is_floating_point() for v in value]
     used = [user.args[1] for user in call.node.users if is_selection(user)]
-    reads = (operand,) if any(is_index[position] for position in used) else ()
+    reads = (operand,) if any(index for position, index in enumerate(is_index) if position in used) else ()
     supports = tuple(live(v.dim()) if index else support for v, index in zip(value, is_index, strict=True))
     return Effect(supports, flows=(operand,), reads=reads, keeps_zero=keeps_zero)
 

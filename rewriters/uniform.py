@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch.fx import Node
 
 from hatify.analysis.call import Call
 from hatify.analysis.support import FIRST_VARIABLE, LIVE, Support, compress, varies
@@ -18,9 +17,8 @@ from hatify.analysis.support import FIRST_VARIABLE, LIVE, Support, compress, var
 FEWEST_FEATURES = 8
 
 
-def uniform(call: Call, node: Node, dimensions: Sequence[int]) -> Support:
-    """The support of an operand, with its features coupled along some dimensions where that is possible."""
-    support = call.support(node)
+def uniform(call: Call, support: Support, dimensions: Sequence[int]) -> Support:
+    """A support with its features coupled along some dimensions, where that is possible."""
     for dimension in dimensions:
         if varies(support, dimension):
             support = _coupled_along(call, support, dimension % support.ndim)

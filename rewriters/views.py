@@ -12,9 +12,10 @@ from torch.fx import Node
 
 from hatify.analysis.call import Call, concrete
 from hatify.analysis.effect import Effect
-from hatify.analysis.support import LIVE, ZERO, Support, compress, expand, reshape, varies
+from hatify.analysis.support import LIVE, ZERO, Support, broadcast, compress, expand, live, reshape, varies
 from rewriters.elementwise import elementwise
 from rewriters.registry import rewriter
+from rewriters.uniform import uniform
 
 aten = torch.ops.aten
 
@@ -102,6 +103,12 @@ def expanded(call: Call) -> Effect:
     return moved_like(call, call.support(operand).reshape((1,) * missing + call.support(operand).shape))
 
 
+@rewriter(aten.broadcast_tensors.default)
+def broadcast_together(call: Call) -> Effect:
+    supports = [call.support(node) for node in call["tensors"]]
+    return Effect(tuple(broadcast([*supports, live(len(call.result_shape))])[:-1]), flows=call.operands)
+
+
 @rewriter(aten.slice.Tensor)
 def sliced(call: Call) -> Effect:
     operand, dimension = call["self"], call.dimension("dim", call["self"])
@@ -140,6 +147,24 @@ def concatenate(call: Call) -> Effect:
     pieces = [node for node in call["tensors"] if len(call.shape(node)) == len(call.result_shape)]
     dimension = int(call["dim"]) % len(call.result_shape)
     return joined(call, pieces, [call.support(node) for node in pieces], dimension)
+
+
+@rewriter(aten.vstack.default, aten.row_stack.default)
+def concatenate_vertically(call: Call) -> Effect:
+    """Vectors become rows."""
+    pieces = list(call["tensors"])
+    supports = [call.support(node) for node in pieces]
+    return joined(call, pieces, [s.reshape((1,) * (2 - s.ndim) + s.shape) for s in supports], 0)
+
+
+@rewriter(aten.dstack.default)
+def concatenate_in_depth(call: Call) -> Effect:
+    """Vectors become a row of columns of depth 1, matrices get a last dimension."""
+    pieces = list(call["tensors"])
+    supports = [call.support(node) for node in pieces]
+    return joined(
+        call, pieces, [s.reshape((1,) * (s.ndim < 2) + s.shape + (1,) * (3 - max(s.ndim, 2))) for s in supports], 2
+    )
 
 
 @rewriter(aten.hstack.default)
@@ -219,6 +244,12 @@ def flip(call: Call) -> Effect:
     return moved(operand, np.flip(call.support(operand), tuple(call["dims"])))
 
 
+@rewriter(aten.rot90.default)
+def rotate(call: Call) -> Effect:
+    operand = call["self"]
+    return moved(operand, np.rot90(call.support(operand), call["k"], tuple(call["dims"])))
+
+
 @rewriter(aten.roll.default)
 def roll(call: Call) -> Effect:
     operand, shifts, dimensions = call["self"], call["shifts"], call["dims"]
@@ -254,8 +285,21 @@ def repeat_interleave(call: Call) -> Effect:
     return moved(operand, support)
 
 
-@rewriter(aten.pixel_shuffle.default, aten.pixel_unshuffle.default)
+@rewriter(aten.pixel_shuffle.default)
 def shuffle_pixels(call: Call) -> Effect:
+    """The pixels that one channel is made of share its mask."""
+    operand = call["self"]
+    support, factor = call.support(operand), int(call["upscale_factor"])
+    if varies(support, -3):
+        pixels = support.reshape(*support.shape[:-3], -1, factor**2, *support.shape[-2:])
+        channels = uniform(call, pixels, [-3])
+        if not varies(channels, -3):
+            return moved(operand, channels.squeeze(-3))
+    return by_the_operator_itself(call, [-3, -2, -1])
+
+
+@rewriter(aten.pixel_unshuffle.default)
+def unshuffle_pixels(call: Call) -> Effect:
     return by_the_operator_itself(call, [-3, -2, -1])
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from promises import SHAPES, WIDTH, check, check_between, ideal
 from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
 
 PLAIN: dict[str, tuple[str, Callable[..., nn.Module], dict[str, Any]]] = {
     "1d": ("lines", nn.Conv1d, {"padding": 1}),
@@ -114,3 +115,61 @@ class TokensAsChannels(nn.Module):
 def test_features_along_channels_and_pixels(depthwise: bool) -> None:
     entries = 4 * 9 * (1 if depthwise else 4) + 4
     check_between("images", TokensAsChannels(depthwise), one_sided=entries)
+
+
+class Decoder(nn.Module):
+    """A vector, viewed as an image: the pixels of a channel share its mask."""
+
+    def __init__(self, middle: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.write = nn.Linear(3, WIDTH * 16)
+        self.middle = middle
+        self.read = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.head = nn.Conv2d(WIDTH, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.read(self.middle(self.write(x).unflatten(1, (WIDTH, 4, 4))))))
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [nn.ReLU(), nn.BatchNorm2d(WIDTH), nn.GroupNorm(4, WIDTH), nn.Upsample(scale_factor=2), nn.MaxPool2d(2)],
+    ids=str,
+)
+def test_the_pixels_of_a_vector_viewed_as_an_image_share_a_mask(middle: nn.Module) -> None:
+    share = ideal(one_sided=4 * 16 * WIDTH + WIDTH, two_sided=9 * WIDTH * WIDTH)
+    net = check(Decoder(middle), torch.randn(2, 3), at_least=share, gates=0)
+    assert net.registry.groups["write"].num_features == WIDTH
+
+
+def test_shuffled_pixels_share_a_mask() -> None:
+    class Upscaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(WIDTH, 4 * WIDTH, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.pixel_shuffle(self.conv(x), 2)
+
+    net = check_between("images", Upscaled(), one_sided=4 * WIDTH, two_sided=4 * WIDTH * WIDTH, gates=0)
+    assert net.registry.groups["middle.conv"].num_features == WIDTH
+
+
+class Deformable(nn.Module):
+    def __init__(self, modulated: bool) -> None:
+        super().__init__()
+        self.offset = nn.Conv2d(WIDTH, 18, 3, padding=1)
+        self.modulation = nn.Conv2d(WIDTH, 9, 3, padding=1) if modulated else None
+        self.weight, self.bias = nn.Parameter(torch.randn(WIDTH, WIDTH, 3, 3) / 12), nn.Parameter(torch.randn(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = None if self.modulation is None else self.modulation(x).tanh()
+        return deform_conv2d(x, self.offset(x), self.weight, self.bias, padding=1, mask=mask)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_deformable(modulated: bool) -> None:
+    layer = Deformable(modulated)
+    biases = WIDTH + 18 + (9 if modulated else 0)
+    weights = sum(p.numel() for p in layer.parameters()) - biases
+    check_between("images", layer, one_sided=biases, two_sided=weights, gates=0, slack=0.01)

@@ -7,6 +7,14 @@ import torch
 import torch.nn.functional as F
 from promises import WIDTH, check_between
 from torch import Tensor, nn
+from torchvision.ops import roi_align, roi_pool
+
+
+def boxes(x: Tensor) -> Tensor:
+    """A box in each image of a batch."""
+    corners = torch.tensor([0.0, 1.0, 6.0, 7.0]).expand(x.shape[0], -1)
+    return torch.cat([torch.arange(x.shape[0])[:, None].float(), corners], 1)
+
 
 OF_IMAGES: dict[str, Callable[[Tensor], Tensor]] = {
     "max_pool": nn.MaxPool2d(2),
@@ -21,6 +29,9 @@ OF_IMAGES: dict[str, Callable[[Tensor], Tensor]] = {
     "bilinear": nn.Upsample(scale_factor=2, mode="bilinear"),
     "bicubic": nn.Upsample(scale_factor=0.5, mode="bicubic"),
     "antialiased": lambda x: F.interpolate(x, size=(4, 4), mode="bilinear", antialias=True),
+    "fractional_max_pool": nn.FractionalMaxPool2d(2, output_size=3, _random_samples=torch.full((3, WIDTH, 2), 0.3)),
+    "boxes": lambda x: roi_align(x, boxes(x), 4),
+    "largest in boxes": lambda x: roi_pool(x, boxes(x), 4),
     "grid_sample": lambda x: F.grid_sample(x, torch.zeros(x.shape[0], 4, 4, 2), align_corners=False),
 }
 
@@ -77,3 +88,19 @@ def test_indices_are_no_features() -> None:
         return values + indices / 64
 
     check_between("images", positions, gates=1)
+
+
+class SpatialTransformer(nn.Module):
+    """Where to look is computed from features, of which the dead ones are read as zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pose = nn.Linear(WIDTH, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = F.affine_grid(self.pose(x.mean((2, 3))).view(-1, 2, 3), [x.shape[0], WIDTH, 8, 8], align_corners=False)
+        return F.grid_sample(x, grid, align_corners=False)
+
+
+def test_sampled_at_learned_places() -> None:
+    check_between("images", SpatialTransformer(), one_sided=6, two_sided=6 * WIDTH, gates=0)

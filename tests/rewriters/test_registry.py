@@ -42,10 +42,12 @@ def keeps_features(call: Call) -> Effect:
 def restored() -> Iterator[None]:
     """The table of rules as it was before the test."""
     load_rules()
-    before = dict(registry._RULES)
+    tables = registry._RULES, registry._NAMED
+    before = [dict(table) for table in tables]
     yield
-    registry._RULES.clear()
-    registry._RULES.update(before)
+    for table, rules in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rules)  # type: ignore[arg-type]
 
 
 def test_an_unknown_operator_is_live_and_reported() -> None:
@@ -70,6 +72,11 @@ def test_a_parameter_that_an_unknown_operator_reads_is_locked_whole() -> None:
 def test_a_rule_of_ones_own_makes_it_tight(operator: object, restored: None) -> None:
     rewriter(operator)(keeps_features)
     check_between("vectors", Doubled(), gates=0)
+
+
+def test_a_rule_for_an_operator_that_may_not_be_there(restored: None) -> None:
+    rewriter("no_such_package::operator", "hatify_tests::double")(keeps_features)
+    assert load_rules()[DOUBLE.default] is keeps_features
 
 
 def test_a_rule_of_ones_own_wins_over_the_librarys(restored: None) -> None:

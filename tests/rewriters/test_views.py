@@ -77,6 +77,8 @@ ON_TOKENS: dict[str, Function] = {
     "select": lambda x: x[:, 2][:, None].expand(-1, 5, -1),
     "index": lambda x: x[:, INDEX],
     "two indices": lambda x: x[:, :, None][:, INDEX, torch.zeros(5, dtype=torch.long)],
+    "vstack": lambda x: torch.vstack([x, x.tanh()])[: x.shape[0]],
+    "broadcast_tensors": lambda x: torch.broadcast_tensors(x, x.mean(1, keepdim=True))[1],
     "index_select": lambda x: x.index_select(1, INDEX),
     "gather": lambda x: x.gather(1, INDEX[None, :, None].expand(x.shape[0], -1, WIDTH)),
     "take_along_dim": lambda x: torch.take_along_dim(x, INDEX[None, :, None], 1),
@@ -102,6 +104,8 @@ ON_IMAGES: dict[str, tuple[Function, int]] = {
     "pad by reflection": (lambda x: F.pad(x, (1, 2, 3, 0), mode="reflect"), WIDTH),
     "pad in a circle": (nn.CircularPad2d(1), WIDTH),
     "pad channels with zeros": (lambda x: F.pad(x, (0, 0, 0, 0, 0, 4)), WIDTH + 4),
+    "dstack": (lambda x: torch.dstack([x, x.tanh()]), WIDTH),
+    "rot90": (lambda x: x.rot90(1, (2, 3)), WIDTH),
     "cyclic shift": (lambda x: x.roll((2, 3), (2, 3)), WIDTH),
     "windows": (
         lambda x: x.view(-1, WIDTH, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, WIDTH, 4, 4),
