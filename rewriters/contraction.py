@@ -1,4 +1,4 @@
-"""Products of two activations, summed over some of their dimensions.
+"""Products of activations, summed over some of their dimensions.
 
 Dimensions go by labels, so that one rule serves matrix products, attention and Einstein sums.
 """
@@ -48,17 +48,20 @@ def matrices(call: Call, node: Node, *labels: Label) -> Operand:
     return Operand(node, call.support(node), (*batch, *labels))
 
 
-def contract(call: Call, left: Operand, right: Operand, result: Sequence[Label]) -> Effect:
-    """The product of two activations, summed over every label that `result` lacks.
+def contract(call: Call, *operands: Operand, result: Sequence[Label]) -> Effect:
+    """The product of activations, summed over every label that `result` lacks.
 
-    The result keeps the features of an operand that is not summed over them: the right one's (attention: the
-    value's), or else the left one's. Features that are summed over end here.
+    The result keeps the features of an operand that is not summed over them: the last one's (attention: the
+    value's), or else that of one before. Features that are summed over end here.
     """
-    summed = {*left.labels, *right.labels}.difference(result)
-    for kept, other in ((right, left), (left, right)):
+    summed = {label for operand in operands for label in operand.labels}.difference(result)
+    for kept in reversed(operands):
         if call.has_features(kept.node) and not kept.varies_along(summed):
-            return Effect(kept.laid_out(result), flows=(kept.node,), reads=(other.node,))
-    reads, pairs = couple(call, left, right)
+            others = [operand.node for operand in operands if operand is not kept]
+            return Effect(kept.laid_out(result), flows=(kept.node,), reads=tuple(dict.fromkeys(others)))
+    if len(operands) > 2:
+        return call.live(reads=call.operands)
+    reads, pairs = couple(call, *operands)
     return call.live(reads=reads, pairs=pairs)
 
 

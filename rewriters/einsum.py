@@ -1,12 +1,13 @@
-"""Einstein sums: of two activations a contraction, of an activation and a parameter a weighted layer."""
+"""Einstein sums, of activations a contraction, of activations and a weight a weighted layer; what can be written so."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.fx import Node
 
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect, Factor, Gate, Use
@@ -15,6 +16,8 @@ from rewriters.contraction import Label, Operand, contract
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
+
+SELF, OTHER = Argument("self"), Argument("other")
 
 
 class Equation(NamedTuple):
@@ -28,18 +31,53 @@ class Equation(NamedTuple):
 def einsum(call: Call) -> Effect:
     tensors = list(call["tensors"])
     equation = parse(call["equation"], [len(call.shape(node)) for node in tensors])
-    if len(tensors) > 2 or any(len(set(labels)) < len(labels) for labels in equation.operands):
+    return summed(call, {Argument("tensors", i): node for i, node in enumerate(tensors)}, equation)
+
+
+@rewriter(aten.tensordot.default)
+def tensordot(call: Call) -> Effect:
+    """Sums over the named dimensions of both, the first with the first and so on."""
+    left, right = call["self"], call["other"]
+    one: list[Label] = [f"left {d}" for d in range(len(call.shape(left)))]
+    other: list[Label] = [f"right {d}" for d in range(len(call.shape(right)))]
+    for d, e in zip(call["dims_self"], call["dims_other"], strict=True):
+        other[e] = one[d]
+    result = (*(label for label in one if label not in other), *(label for label in other if label not in one))
+    return summed(call, {SELF: left, OTHER: right}, Equation((tuple(one), tuple(other)), result))
+
+
+@rewriter(aten.inner.default)
+def inner(call: Call) -> Effect:
+    """Sums over the last dimension of both."""
+    left, right = call["self"], call["other"]
+    one = [f"left {d}" for d in range(len(call.shape(left)) - 1)]
+    other = [f"right {d}" for d in range(len(call.shape(right)) - 1)]
+    return summed(call, {SELF: left, OTHER: right}, Equation(((*one, "last"), (*other, "last")), (*one, *other)))
+
+
+@rewriter(aten.outer.default, aten.ger.default)
+def outer(call: Call) -> Effect:
+    operands = {SELF: call["self"], Argument("vec2"): call["vec2"]}
+    return summed(call, operands, Equation((("row",), ("column",)), ("row", "column")))
+
+
+def summed(call: Call, tensors: Mapping[Argument, Node], equation: Equation) -> Effect:
+    """The effect of an Einstein sum of the tensors at some arguments of the call."""
+    if any(len(set(labels)) < len(labels) for labels in equation.operands):
         return call.live(reads=call.operands)
-    operands = [
-        Operand(node, call.support(node), labels) for node, labels in zip(tensors, equation.operands, strict=True)
-    ]
-    if len(tensors) == 1:
-        return _rearranged(call, operands[0], equation.result)
-    for weight, operand in ((1, 0), (0, 1)):
-        if call.is_weight(tensors[weight]) and not call.is_weight(tensors[operand]):
-            return _weighted(call, operands[operand], operands[weight], weight, equation.result)
-    left, right = operands
-    return contract(call, left, right, equation.result)
+    operands = {
+        argument: Operand(node, call.support(node), labels)
+        for (argument, node), labels in zip(tensors.items(), equation.operands, strict=True)
+    }
+    weights = [argument for argument, node in tensors.items() if call.is_weight(node)]
+    if weights and len(weights) < len(operands):
+        weight = max(weights, key=lambda argument: np.prod(call.shape(tensors[argument])))
+        others = [operand for argument, operand in operands.items() if argument != weight]
+        return _weighted(call, others, operands[weight], weight, equation.result)
+    first, *others = operands.values()
+    if not others:
+        return _rearranged(call, first, equation.result)
+    return contract(call, first, *others, result=equation.result)
 
 
 def parse(equation: str, ranks: Sequence[int]) -> Equation:
@@ -67,25 +105,29 @@ def _rearranged(call: Call, operand: Operand, result: tuple[Label, ...]) -> Effe
     return Effect(operand.laid_out(result), flows=(operand.node,))
 
 
-def _weighted(call: Call, operand: Operand, weight: Operand, position: int, result: tuple[Label, ...]) -> Effect:
-    """The result's features lie along those of the weight's dimensions that it keeps."""
+def _weighted(
+    call: Call, operands: Sequence[Operand], weight: Operand, argument: Argument, result: tuple[Label, ...]
+) -> Effect:
+    """The result's features lie along those of the weight's dimensions that it keeps.
+
+    An entry is used where its output is, and its input of every operand.
+    """
     written = [label for label in weight.labels if label in result]
     sizes = dict(zip(weight.labels, call.shape(weight.node), strict=True))
     features = call.fresh(int(np.prod([sizes[label] for label in written], dtype=np.int64)))
     features = features.reshape([sizes[label] for label in written])
     produced = Operand(call.node, features, tuple(written))
-    others = [label for label in operand.labels if label not in weight.labels]
-    factors = (
-        Factor(produced.laid_out(weight.labels), "output", call.node),
-        Factor(operand.laid_out([*others, *weight.labels]), "input", operand.node, rows=len(others)),
-    )
-    argument = Argument("tensors", position)
+    factors = [Factor(produced.laid_out(weight.labels), "output", call.node)]
+    for operand in operands:
+        others = [label for label in operand.labels if label not in weight.labels]
+        ids = operand.laid_out([*others, *weight.labels])
+        factors.append(Factor(ids, "input", operand.node, rows=len(others)))
     mask_shape = [sizes[label] if label in written else 1 for label in weight.labels]
     if written:
         mask_shape[weight.labels.index(written[-1])] = -1
     return Effect(
         produced.laid_out(result),
-        reads=(operand.node,),
+        reads=tuple(dict.fromkeys(operand.node for operand in operands)),
         gates=(Gate(features, {argument: tuple(mask_shape)}),) if has_variables(features) else (),
-        uses=(Use(argument, factors),),
+        uses=(Use(argument, tuple(factors)),),
     )

@@ -14,7 +14,7 @@ from rewriters.registry import rewriter
 
 aten = torch.ops.aten
 
-WEIGHT, BIAS = Argument("weight"), Argument("bias")
+WEIGHT, BIAS, SELF = Argument("weight"), Argument("bias"), Argument("self")
 
 
 @rewriter(aten.linear.default)
@@ -25,10 +25,10 @@ def linear(call: Call) -> Effect:
 
 @rewriter(aten.addmm.default)
 def add_product(call: Call) -> Effect:
-    """`bias + x @ weight`, with the weight as (in, out)."""
-    if call["beta"] != 1 or call["alpha"] != 1 or len(call.shape(call["self"])) != 1:
+    """`beta * bias + alpha * x @ weight`, with the weight as (in, out)."""
+    if len(call.shape(call["self"])) != 1 or not call.is_weight(call["self"]) or not call.is_weight(call["mat2"]):
         return call.live(reads=call.operands)
-    return project(call, call["mat1"], Argument("mat2"), transposed=True, bias=Argument("self"))
+    return project(call, call["mat1"], Argument("mat2"), transposed=True, bias=SELF)
 
 
 def project(call: Call, operand: Node, weight: Argument, *, transposed: bool, bias: Argument | None) -> Effect:
@@ -100,7 +100,31 @@ def matmul(call: Call) -> Effect:
     left, right = call["self"], call[name]
     if call.is_weight(right) and len(call.shape(right)) == 2 and not call.is_weight(left):
         return project(call, left, Argument(name), transposed=True, bias=None)
+    if call.is_weight(left) and len(call.shape(left)) == 2 and not call.is_weight(right) and _has_columns(call, right):
+        return project_columns(call, right)
     return product(call, left, right)
+
+
+def _has_columns(call: Call, operand: Node) -> bool:
+    """Whether a tensor holds its examples or its positions as columns, with features along each of them."""
+    support = call.support(operand)
+    if support.ndim < 2 or varies(support, -1):
+        return False
+    return varies(support, -2) or (support.ndim == 2 and not call.has_features(operand))
+
+
+def project_columns(call: Call, operand: Node) -> Effect:
+    """`weight @ x`, with the weight as (out, in) and features along the last dimension but one."""
+    features = call.fresh(call.result_shape[-2])
+    support = np.moveaxis(call.support(operand), -2, -1)
+    written = Factor(along(features, 0, 2), "output", call.node)
+    read = Factor(_as_inputs(support, 1), "input", operand, rows=support.ndim - 1)
+    return Effect(
+        along(features, -2, len(call.result_shape)),
+        reads=(operand,),
+        gates=_gates(features, {SELF: (-1, 1)}),
+        uses=(Use(SELF, (written, read)),),
+    )
 
 
 @rewriter(aten.baddbmm.default)
@@ -119,4 +143,4 @@ def product(call: Call, left: Node, right: Node) -> Effect:
     columns = ("column",) if len(call.shape(right)) > 1 else ()
     one, other = matrices(call, left, *rows, "summed"), matrices(call, right, "summed", *columns)
     batch = range(-max(len(call.shape(left)), len(call.shape(right))), -2)
-    return contract(call, one, other, (*batch, *rows, *columns))
+    return contract(call, one, other, result=(*batch, *rows, *columns))

@@ -66,9 +66,73 @@ def test_addmm() -> None:
     check_between("vectors", layer, one_sided=WIDTH, two_sided=SQUARE, gates=0)
 
 
-def test_addmm_with_factors_is_locked_whole() -> None:
-    layer = WithWeight(lambda x, w, b: torch.addmm(b, x, w, alpha=0.5), WIDTH, WIDTH, bias=True)
-    check_between("vectors", layer, locked=SQUARE + WIDTH, tight=False)
+def test_addmm_with_factors() -> None:
+    layer = WithWeight(lambda x, w, b: torch.addmm(b, x, w, alpha=0.5, beta=2), WIDTH, WIDTH, bias=True)
+    check_between("vectors", layer, one_sided=WIDTH, two_sided=SQUARE, gates=0)
+
+
+def test_a_product_added_to_an_activation_is_live() -> None:
+    layer = WithWeight(lambda x, w: torch.addmm(x, x, w), WIDTH, WIDTH)
+    check_between("vectors", layer, locked=SQUARE, tight=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "multiply"),
+    [
+        ("vectors", lambda x, w: (w @ x.t()).t()),
+        ("tokens", lambda x, w: (w @ x.transpose(1, 2)).transpose(1, 2)),
+        ("lines", lambda x, w: w @ x),
+        ("vectors", lambda x, w: torch.mm(w, x.t()).t()),
+    ],
+    ids=["matmul", "matmul of tokens", "matmul of lines", "mm"],
+)
+def test_a_weight_on_the_left_of_columns(kind: str, multiply: Callable[..., Tensor]) -> None:
+    check_between(kind, WithWeight(multiply, WIDTH, WIDTH), two_sided=SQUARE, gates=0)
+
+
+def test_columns_of_an_input() -> None:
+    model = nn.Sequential(WithWeight(lambda x, w: (w @ x.t()).t(), WIDTH, 3), nn.ReLU(), nn.Linear(WIDTH, 4))
+    check(model, torch.randn(2, 3), at_least=0.5, gates=0)
+
+
+def test_a_learned_adjacency_is_no_layer() -> None:
+    """It mixes positions of each feature, so every task needs it whole."""
+    adjacency = WithWeight(lambda x, w: w @ x, 5, 5)
+    check_between("tokens", adjacency, locked=25, gates=0)
+
+
+OTHER_PRODUCTS: dict[str, tuple[str, Callable[..., Tensor]]] = {
+    "inner": ("tokens", torch.inner),
+    "tensordot": ("tokens", lambda x, w: torch.tensordot(x, w, dims=([2], [0]))),
+    "tensordot, weight first": ("vectors", lambda x, w: torch.tensordot(w, x, dims=([1], [1])).t()),
+    "einsum of an activation twice": ("vectors", lambda x, w: torch.einsum("bi,ij,bi->bj", x, w, x.tanh())),
+    "einsum with a mask": ("tokens", lambda x, w: torch.einsum("bn,bnc,cd->bnd", (x[..., 0] > 0).float(), x, w)),
+}
+
+
+@pytest.mark.parametrize(("kind", "multiply"), OTHER_PRODUCTS.values(), ids=OTHER_PRODUCTS)
+def test_products_that_are_einstein_sums(kind: str, multiply: Callable[..., Tensor]) -> None:
+    check_between(kind, WithWeight(multiply, WIDTH, WIDTH), two_sided=SQUARE)
+
+
+def test_a_trilinear_form() -> None:
+    class Trilinear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.core = nn.Parameter(torch.randn(WIDTH, WIDTH, WIDTH) / WIDTH)
+            self.other = nn.Linear(WIDTH, WIDTH, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum("bi,ijk,bj->bk", x, self.core, self.other(x).tanh())
+
+    # An entry of the core is taken where its output and both inputs are: 7/8 of them stay free.
+    around, behind, core = 5 * WIDTH, 2 * SQUARE, WIDTH**3
+    share = (around / 2 + behind * 3 / 4 + core * 7 / 8) / (around + behind + core)
+    check(Sandwich("vectors", Trilinear()), torch.randn(2, 3), at_least=share - 0.003, gates=0)
+
+
+def test_an_outer_product_has_the_features_of_a_factor() -> None:
+    check_between("vectors", lambda x: x + torch.outer(x.mean(1), x.mean(0)), gates=0)
 
 
 def test_an_einsum_that_writes_heads() -> None:
@@ -92,6 +156,7 @@ EINSTEIN_SUMS: dict[str, Callable[[Tensor], Tensor]] = {
     "entry by entry": lambda x: torch.einsum("bnc,bnc->bnc", x, x.tanh()),
     "attention": lambda x: torch.einsum("bnm,bmc->bnc", torch.einsum("bnc,bmc->bnm", x, x).softmax(-1), x),
     "scaled by a pooled vector": lambda x: torch.einsum("bnc,bc->bnc", x, x.mean(1)),
+    "scaled by two": lambda x: torch.einsum("bn,bnc,bm->bnc", x.mean(2), x, x.mean(2)),
 }
 
 
