@@ -6,7 +6,7 @@ stays zero, whatever the other gates say. With soft masks the candidate is scale
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -69,38 +69,44 @@ def rnn_cell(call: Call) -> Effect:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a layer's weights stand in the call: `input` and `state` (blocks * hidden, in), and the biases."""
+    """Where a layer's weights stand in the call: `input` and `state` (blocks * hidden, in), and the biases.
+
+    projection: of an LSTM whose output is projected, the weight (out, hidden) that does it.
+    """
 
     input: Argument
     state: Argument
     biases: tuple[Argument, ...]
+    projection: Argument | None = None
 
 
 def layers(call: Call, kind: Kind) -> Effect:
     """Several layers, each of one or two directions, in one call."""
     depth, directions = int(call["num_layers"]), 2 if call["bidirectional"] else 1
-    per_layer = 4 if call["has_biases"] else 2
-    if len(call["params"]) != depth * directions * per_layer:
-        return call.live(reads=call.operands)  # an LSTM with projections
-    operand, hidden = call["input"], call.results[-1][-1]
+    per_layer = len(call["params"]) // (depth * directions)
+    operand, outputs, hidden = call["input"], call.results[1][-1], call.results[-1][-1]
     support, source = call.support(operand), operand
     gates: list[Gate] = []
     uses: list[Use] = []
     written: list[Ids] = []
-    for layer in range(depth):
-        outputs = [call.fresh(hidden) for _ in range(directions)]
-        for direction, features in enumerate(outputs):
-            first = (layer * directions + direction) * per_layer
-            weight, recurrent, *biases = (Argument("params", first + i) for i in range(per_layer))
-            weights = Weights(weight, recurrent, tuple(biases))
-            gates.append(_gate(features, weights, kind))
-            uses += _uses(call, features, weights, kind, support, source)
-        support, source = np.concatenate(outputs), call.node
-        written += outputs
-    states = np.stack(written)[:, None, :]
+    cells: list[Ids] = []
+    for position in range(depth * directions):
+        first = position * per_layer
+        weight, recurrent, *rest = (Argument("params", first + i) for i in range(per_layer))
+        projection = rest.pop() if len(rest) % 2 else None
+        weights = Weights(weight, recurrent, tuple(rest), projection)
+        cells.append(call.fresh(hidden))
+        written.append(cells[-1] if projection is None else call.fresh(outputs))
+        gates.append(_gate(cells[-1], weights, kind))
+        uses += _uses(call, cells[-1], written[-1], weights, kind, support, source)
+        if projection is not None:
+            gates.append(Gate(written[-1], {projection: (-1, 1)}))
+        if (position + 1) % directions == 0:
+            support, source = np.concatenate(written[-directions:]), call.node
+    states = [np.stack(written)[:, None, :], np.stack(cells)[:, None, :]]
     reads, state_gates = _initial_states(call, states)
     sequence = along(support, -1, len(call.results[0]))
-    final = [states if len(shape) == 3 else states[:, 0] for shape in call.results[1:]]
+    final = [s if len(shape) == 3 else s[:, 0] for s, shape in zip(states, call.results[1:], strict=False)]
     return Effect((sequence, *final), reads=(operand, *reads), gates=(*gates, *state_gates), uses=tuple(uses))
 
 
@@ -110,13 +116,13 @@ def cell(call: Call, kind: Kind) -> Effect:
     biases = tuple(Argument(name) for name in ("b_ih", "b_hh") if call[name] is not None)
     weights = Weights(Argument("w_ih"), Argument("w_hh"), biases)
     state = along(features, -1, len(call.result_shape))
-    reads, state_gates = _initial_states(call, state)
+    reads, state_gates = _initial_states(call, [state, state])
     is_single = isinstance(call.node.meta["val"], torch.Tensor)
     return Effect(
         state if is_single else tuple(state for _ in call.results),
         reads=(operand, *reads),
         gates=(_gate(features, weights, kind), *state_gates),
-        uses=tuple(_uses(call, features, weights, kind, call.support(operand), operand)),
+        uses=tuple(_uses(call, features, features, weights, kind, call.support(operand), operand)),
     )
 
 
@@ -126,21 +132,27 @@ def _gate(features: Ids, weights: Weights, kind: Kind) -> Gate:
     return Gate(np.concatenate(blocks), slots | {bias: (-1,) for bias in weights.biases})
 
 
-def _uses(call: Call, features: Ids, weights: Weights, kind: Kind, support: Support, source: Node) -> Sequence[Use]:
-    """Every row belongs to a feature, and matters only if the state of that feature is zero where it is dead."""
-    rows = np.tile(features, kind.blocks)
+def _uses(
+    call: Call, cells: Ids, outputs: Ids, weights: Weights, kind: Kind, support: Support, source: Node
+) -> Iterator[Use]:
+    """Every row belongs to a feature, and matters only if the state of that feature is zero where it is dead.
+
+    cells: the features of the hidden units. outputs: those of what they give, the same unless it is projected.
+    """
+    rows = np.tile(cells, kind.blocks)
     written = Factor(rows[:, None], "input", call.node)
     read = Factor(support[..., None, :], "input", source, rows=support.ndim - 1)
-    recurs = Factor(features[None, :], "input", call.node)
-    bias = Factor(rows, "input", call.node)
-    return (
-        Use(weights.input, (written, read)),
-        Use(weights.state, (written, recurs)),
-        *(Use(argument, (bias,)) for argument in weights.biases),
-    )
+    recurs = Factor(outputs[None, :], "input", call.node)
+    yield Use(weights.input, (written, read))
+    yield Use(weights.state, (written, recurs))
+    for argument in weights.biases:
+        yield Use(argument, (Factor(rows, "input", call.node),))
+    if weights.projection is not None:
+        factors = (Factor(outputs[:, None], "input", call.node), Factor(cells[None, :], "input", call.node))
+        yield Use(weights.projection, factors)
 
 
-def _initial_states(call: Call, features: Support) -> tuple[list[Node], list[Gate]]:
+def _initial_states(call: Call, features: Sequence[Support]) -> tuple[list[Node], list[Gate]]:
     """States that are handed in must be zero where they are masked.
 
     Features of another layer's state are coupled with this one's and must be zero themselves; anything else is
@@ -149,11 +161,11 @@ def _initial_states(call: Call, features: Support) -> tuple[list[Node], list[Gat
     given = call["hx"]
     reads: list[Node] = []
     gates: list[Gate] = []
-    for location, state in _located(given):
+    for (location, state), written in zip(_located(given), features, strict=False):
         support = call.support(state)
         if not is_tensor(state) or (support == ZERO).all():
             continue
-        ids = features if len(call.shape(state)) == features.ndim else features[:, 0]
+        ids = written if len(call.shape(state)) == written.ndim else written[:, 0]
         combination = call.variables.combine(support, ids)
         if combination.carries == (True, True) and combination.exact:
             reads.append(state)

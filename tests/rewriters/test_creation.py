@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from promises import WIDTH, check_between
 from torch import Tensor
 
@@ -48,8 +49,20 @@ def test_multiplying_with_what_is_made_needs_none() -> None:
     check_between("vectors", lambda x: x * torch.arange(WIDTH) * torch.ones_like(x), gates=0)
 
 
-def test_comparisons_end_features() -> None:
-    check_between("vectors", lambda x: ((x > 0) & ~(x > 1)).float(), tight=False)
+END_FEATURES: dict[str, Function] = {
+    "comparisons": lambda x: ((x > 0) & ~(x > 1)).float(),
+    "bucketize": lambda x: torch.bucketize(x, torch.linspace(-1, 1, 5)).float(),
+    "searchsorted": lambda x: torch.searchsorted(torch.linspace(-1, 1, 5), x).float(),
+    "meshgrid": lambda x: torch.meshgrid(x[0], x[1], indexing="ij")[0][:1].expand(x.shape),
+    "cross_entropy": lambda x: F.cross_entropy(x, x.argmax(1)).expand(x.shape),
+    "mse_loss": lambda x: F.mse_loss(x, x.tanh()).expand(x.shape),
+    "binary_cross_entropy": lambda x: F.binary_cross_entropy_with_logits(x, x.sigmoid()).expand(x.shape),
+}
+
+
+@pytest.mark.parametrize("function", END_FEATURES.values(), ids=END_FEATURES)
+def test_what_has_no_zeros_ends_features(function: Function) -> None:
+    check_between("vectors", function, tight=False)
 
 
 def test_columns_that_read_zeros_are_free() -> None:

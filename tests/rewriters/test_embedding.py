@@ -53,8 +53,36 @@ def test_a_one_hot_product_as_a_table() -> None:
     check(OneHot(), torch.randint(10, (2, 6)), at_least=0.5, gates=0)
 
 
-def test_a_bag_of_embeddings_is_sound() -> None:
-    """No rule: the table is locked whole, and what reads the bags takes them as live."""
-    model = nn.Sequential(nn.EmbeddingBag(10, WIDTH), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 3))
-    share = ideal(one_sided=WIDTH * WIDTH + WIDTH, locked=10 * WIDTH)
-    check(model, torch.randint(10, (2, 6)), at_least=share, unknown=["aten.embedding_bag.padding_idx"])
+class Bags(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(10, WIDTH, **options)
+        self.read, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.head(torch.relu(self.read(self.bag(x, per_sample_weights=weights))))
+
+
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [({}, ()), ({"mode": "max"}, ()), ({"mode": "sum", "padding_idx": 0}, (torch.randn(2, 6),))],
+    ids=["mean", "max", "weighted sum"],
+)
+def test_bags_of_embeddings_are_gated_by_feature(options: dict[str, Any], weights: tuple[Tensor, ...]) -> None:
+    share = ideal(one_sided=11 * WIDTH, two_sided=WIDTH * WIDTH)
+    check(Bags(**options), torch.randint(10, (2, 6)), *weights, at_least=share, gates=1)
+
+
+def test_the_places_of_maxima_are_live() -> None:
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(10, WIDTH))
+            self.read, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            bags = torch.embedding_bag(self.table, x, torch.arange(2) * 3, False, 2)
+            return self.head(torch.relu(self.read(bags[0] + bags[3])))
+
+    x = torch.randint(10, (6,))
+    check(Places(), x, at_least=ideal(one_sided=WIDTH**2 + WIDTH, locked=10 * WIDTH), other_inputs=(x,))

@@ -142,8 +142,24 @@ def test_cells(kind: Any, learned: bool) -> None:
     assert len(net.registry.groups) == 3
 
 
-def test_projected_states_are_sound() -> None:
-    """No rule for the projection of an LSTM: its weights are locked whole, its states are live."""
-    layer = nn.LSTM(WIDTH, WIDTH, proj_size=HIDDEN, batch_first=True)
-    locked = sum(parameter.numel() for parameter in layer.parameters())
-    check_between("tokens", States(layer), locked=locked, read=HIDDEN, tight=False)
+@pytest.mark.parametrize("option", ["batch first", "no biases", "two layers, both directions"])
+def test_projected_states(option: str) -> None:
+    layer = nn.LSTM(WIDTH, WIDTH, proj_size=HIDDEN, **OPTIONS[option])
+    read = HIDDEN * (2 if layer.bidirectional else 1)
+    check_between("tokens", States(layer), **entries(layer), read=read, gates=0)
+
+
+def test_given_projected_states() -> None:
+    class Continued(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, WIDTH, proj_size=HIDDEN, batch_first=True)
+            self.head = nn.Linear(HIDDEN, 4)
+
+        def forward(self, x: Tensor, hidden: Tensor, cell: Tensor) -> Tensor:
+            return self.head(self.lstm(x, (hidden.transpose(0, 1), cell.transpose(0, 1)))[0])
+
+    states = torch.randn(2, 1, HIDDEN), torch.randn(2, 1, WIDTH)
+    recurrent = 4 * WIDTH * HIDDEN + HIDDEN * WIDTH
+    share = ideal(one_sided=4 * WIDTH * (3 + 2), two_sided=recurrent)
+    check(Continued(), torch.randn(SHAPES["tokens"]), *states, at_least=share, gates=0)
