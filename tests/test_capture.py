@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from hatify import HATModule, hatify
-from hatify.errors import CaptureWarning
+from hatify.errors import CaptureWarning, InputError
 from hatify.verification import perturb, relative_difference
 
 
@@ -170,6 +170,30 @@ def test_any_batch_size() -> None:
     for batch in (1, 2, 7):
         x = torch.randn(batch, 3, 160, 160)
         assert relative_difference(net(x), model(x)) < 1e-5
+
+
+def test_arguments_at_their_default_value_may_be_spelled_out_or_left_out() -> None:
+    model = SeveralInputs().eval()
+    tokens, extra = torch.randint(9, (5, 4)), {"image": torch.randn(5, 5)}
+    expected = model(tokens, extra=extra).logits
+    brief, explicit = {"extra": extra}, {"extra": extra, "scale": 2.0, "mask": None}
+    for example, call in ((brief, explicit), (explicit, brief)):
+        assert torch.equal(hatify(model, example_inputs=((tokens,), example))(tokens, **call).logits, expected)
+
+
+def test_a_batch_size_that_is_part_of_the_graph_is_named() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.reshape(len(x), 4))
+
+    with pytest.warns(CaptureWarning, match="batches of 3 only"):
+        net = hatify(Counting(), example_inputs=(torch.randn(3, 4),))
+    with pytest.raises(InputError, match=r"expected an input of shape \(3, 4\), got \(5, 4\)"):
+        net(torch.randn(5, 4))
 
 
 def test_double_and_half_precision_follow_the_network() -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,11 +19,13 @@ from torch.utils import _pytree as pytree
 from hatify.capture.devices import follow_devices, follow_dtypes
 from hatify.capture.grad_mode import inline_grad_modes
 from hatify.capture.inputs import Arguments
-from hatify.capture.modes import merge_modes
+from hatify.capture.ladder import trace, warn_of_lost_training
+from hatify.capture.modes import merge_modes, restore_dropout
 from hatify.capture.mutations import drop_counters, mutates, return_outputs
+from hatify.capture.opaque import run_leaves
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
 from hatify.capture.views import base_of
-from hatify.errors import CaptureError, InputError
+from hatify.errors import CaptureError, CaptureWarning
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,19 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     """
     signature = forward_signature(model.forward)
     args, kwargs = canonical_arguments(signature, *arguments)
-    train, evaluation = (_export(model, args, kwargs, training) for training in (True, False))
-    graph, constants = _with_attributes(train)
-    eval_graph, eval_constants = _with_attributes(evaluation)
+    traces = trace(model, (args, kwargs), _export)
+    warn_of_lost_training(model, traces)
+    graph, constants = _with_attributes(traces.train)
+    eval_graph, eval_constants = _with_attributes(traces.evaluation)
+    restore_dropout(graph, traces.eval_only)
     _share_constants(constants, eval_graph, eval_constants)
     lasting_state = _changed_buffers(eval_graph)
-    in_train, in_eval = train.call_spec.out_spec, evaluation.call_spec.out_spec
+    in_train, in_eval = traces.train.call_spec.out_spec, traces.evaluation.call_spec.out_spec
     assert in_train is not None and in_eval is not None
     shapes = _shape_patterns(graph, eval_graph)
+    _warn_of_fixed_batch(shapes)
     graph = merge_modes(graph, eval_graph, same_outputs=in_train == in_eval)
+    run_leaves(graph, traces.leaves, constants)
     _make_portable(graph)
     flat, inputs = pytree.tree_flatten((args, kwargs))
     fixed = tuple(None if isinstance(value, torch.Tensor) else value for value in flat)
@@ -71,62 +75,19 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     return Capture(graph, call_signature, constants, lasting_state)
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> ExportedProgram:
-    with _mode(model, training), _without_fused_attention():
-        return _traced(model, args, kwargs)
-
-
-def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def _export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
     dynamic = pytree.tree_map(
-        lambda v: {0: Dim.AUTO} if isinstance(v, torch.Tensor) and v.dim() > 0 else None, (args, kwargs)
+        lambda v: {0: Dim.AUTO} if isinstance(v, torch.Tensor) and v.dim() > 0 else None, arguments
     )
-    try:
-        with warnings.catch_warnings():
-            # recurrent layers re-assign their weights in forward; the export restores them, but warns
-            warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
-            return torch.export.export(model, args, kwargs, dynamic_shapes=_by_parameter(model, *dynamic), strict=False)
-    except Exception as error:
-        _check_runs(model, args, kwargs)
-        raise CaptureError(_explain(model, error)) from error
+    with warnings.catch_warnings(), _without_fused_attention():
+        # recurrent layers re-assign their weights in forward; the export restores them, but warns
+        warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
+        return torch.export.export(model, *arguments, dynamic_shapes=_by_parameter(model, *dynamic), strict=False)
 
 
 def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """torch.export takes the dynamic shapes by the names of forward's parameters."""
     return dict(forward_signature(model.forward).bind(*args, **kwargs).arguments)
-
-
-def _check_runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Tell example inputs that do not fit from a model that cannot be captured."""
-    training = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(*args, **kwargs)
-    except Exception as error:
-        raise InputError(
-            f"the model fails on the example inputs {_shapes(args, kwargs)}: "
-            f"{type(error).__name__}: {_first_line(error)} ({_where(model, error)})"
-        ) from error
-    finally:
-        for module, flag in training.items():
-            module.training = flag
-        for name, buffer in model.named_buffers():
-            if name in buffers:
-                buffer.copy_(buffers[name])
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """All modules in train mode, or all in eval mode; afterwards each as it was."""
-    before = {module: module.training for module in model.modules()}
-    try:
-        for module in before:
-            module.training = training
-        yield
-    finally:
-        for module, flag in before.items():
-            module.training = flag
 
 
 @contextmanager
@@ -225,39 +186,20 @@ def _shape_pattern(values: Sequence[Any]) -> tuple[int | None, ...] | None:
     if not isinstance(values[0], torch.Tensor):
         return None
     sizes = zip(*(value.shape for value in values), strict=True)
-    return tuple(next((size for size in same if isinstance(size, int)), None) for same in sizes)
+    return tuple(next((size for size in map(_fixed, same) if size is not None), None) for same in sizes)
 
 
-def _explain(model: nn.Module, error: Exception) -> str:
-    return (
-        f"cannot capture {type(model).__name__} as one graph: {type(error).__name__}: {_first_line(error)} "
-        f"({_where(model, error)}). Control flow there must not depend on the values of tensors: make it "
-        "arithmetic (torch.where), or convert the parts of the model around it"
-    )
+def _fixed(size: int | torch.SymInt) -> int | None:
+    """A size that the graph depends on; None if it may differ."""
+    return size if isinstance(size, int) else size.node.maybe_as_int()
 
 
-def _where(model: nn.Module, error: BaseException) -> str:
-    """The innermost submodule and the innermost line outside PyTorch that the error went through."""
-    names = {id(module): name for name, module in model.named_modules()}
-    library = Path(torch.__file__).parent
-    submodule, line = "", ""
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        owner = frame.f_locals.get("self")
-        if id(owner) in names and isinstance(owner, nn.Module):
-            submodule = f"{names[id(owner)] or 'the model'}, {type(owner).__name__}"
-        path = Path(frame.f_code.co_filename)
-        if library not in path.parents and path != Path(__file__) and "hatify" not in path.parts[-3:-1]:
-            line = f"{path.name}:{number} in {frame.f_code.co_name}"
-    return f"in {submodule or type(model).__name__}, {line or 'inside PyTorch'}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-
-
-def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    def shape(value: Any) -> Any:
-        return tuple(value.shape) if isinstance(value, torch.Tensor) else value
-
-    described = [str(shape(v)) for v in args] + [f"{k}={shape(v)}" for k, v in kwargs.items()]
-    return ", ".join(described)
+def _warn_of_fixed_batch(shapes: Sequence[tuple[int | None, ...] | None]) -> None:
+    batches = [shape[0] for shape in shapes if shape]
+    if batches and None not in batches:
+        warnings.warn(
+            f"the batch size is part of the captured graph: it takes batches of {batches[0]} only. len(x) in forward "
+            "does that (x.shape[0] does not), and so may another size that equals the example's: try another batch",
+            CaptureWarning,
+            stacklevel=4,
+        )

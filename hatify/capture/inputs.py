@@ -10,7 +10,8 @@ from torch import nn
 
 from hatify.errors import InputError
 
-EXAMPLE_BATCH = 2  # a batch of 0 or 1 would be captured as a constant
+SMALLEST_BATCH = 2  # a batch of 0 or 1 would be captured as a constant
+EXAMPLE_BATCH = 5  # seldom another size of a model, which would be taken for the batch
 EXAMPLE_EXTENT = 32  # height, width, length or depth where the first layer takes any
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -54,10 +55,10 @@ def _is_pair(value: object) -> bool:
 
 def _check_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor) and v.dim() > 0]
-    if tensors and all(tensor.shape[0] < EXAMPLE_BATCH for tensor in tensors):
+    if tensors and all(tensor.shape[0] < SMALLEST_BATCH for tensor in tensors):
         raise InputError(
             f"an example input has the shape {tuple(tensors[0].shape)}; its batch (first dimension) must be at "
-            f"least {EXAMPLE_BATCH}, since a smaller one is captured as a constant"
+            f"least {SMALLEST_BATCH}, since a smaller one is captured as a constant"
         )
 
 
@@ -115,6 +116,6 @@ def _device(model: nn.Module) -> torch.device | None:
 
 def _batched(value: Any) -> Any:
     """A dummy input with a batch of at least 2."""
-    if isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] < EXAMPLE_BATCH:
+    if isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] < SMALLEST_BATCH:
         return value.expand(EXAMPLE_BATCH, *value.shape[1:]).contiguous()
     return value

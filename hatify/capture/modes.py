@@ -6,7 +6,7 @@ chosen by the flag `training`, which is read from the converted module. So each 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -43,6 +43,14 @@ LAYOUTS: set[Any] = {aten.contiguous.default, aten.clone.default}
 def when_training(training: bool, value: Any, otherwise: Any) -> Any:
     """What train mode uses, or what eval mode uses instead."""
     return value if training else otherwise
+
+
+def restore_dropout(train: Graph, eval_only: Collection[str]) -> None:
+    """Let the dropout of modules that are in eval mode in the graph of train mode be as in train mode."""
+    for node in train.nodes:
+        dropped = node.target in DROPOUTS and node.meta.get("module_path") in eval_only
+        if dropped and node.args[1] > 0 and node.args[2] is False:
+            node.update_arg(2, True)
 
 
 def merge_modes(train: Graph, evaluation: Graph, same_outputs: bool) -> Graph:

@@ -69,7 +69,9 @@ class CallSignature:
 
 
 def canonical_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
-    """The same call with as many positional arguments as can be, so that `f(x=x)` and `f(x)` are alike.
+    """The same call with as many positional arguments as can be, and without those that have their default value.
+
+    So `f(x=x)`, `f(x)` and `f(x, scale=None)` are alike.
 
     Raises:
         InputError: the arguments do not fit the model's `forward`.
@@ -78,7 +80,19 @@ def canonical_arguments(signature: inspect.Signature, args: tuple[Any, ...], kwa
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         raise InputError(f"the arguments do not fit the model's forward{signature}: {error}") from None
+    for name in [name for name in bound.arguments if _is_default(bound, name)]:
+        del bound.arguments[name]
     return bound.args, bound.kwargs
+
+
+def _is_default(bound: inspect.BoundArguments, name: str) -> bool:
+    """Whether an argument has its default value, and can be left out."""
+    parameter, value = bound.signature.parameters[name], bound.arguments[name]
+    kinds = {bound.signature.parameters[other].kind for other in bound.arguments}
+    if parameter.kind is parameter.POSITIONAL_ONLY or parameter.VAR_POSITIONAL in kinds:
+        return False
+    is_plain = isinstance(value, bool | int | float | str) and type(value) is type(parameter.default)
+    return value is parameter.default or (is_plain and value == parameter.default)
 
 
 def forward_signature(forward: Callable[..., Any]) -> inspect.Signature:

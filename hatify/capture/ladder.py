@@ -1,0 +1,173 @@
+"""Tracing in rungs: what cannot be traced as it is in train mode is traced with as little lost as can be.
+
+1. The model in train mode, and in eval mode.
+2. A module that chooses its layers in train mode (layer drop) stays in eval mode; its submodules do not.
+3. A submodule that cannot be traced at all becomes an opaque leaf.
+4. An error that names the submodule, the line and what to do.
+"""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from hatify.capture.inputs import Arguments
+from hatify.capture.opaque import OpaqueLeaf, make_leaf, run_once, traced_as_leaves
+from hatify.errors import CaptureError, CaptureWarning, InputError
+
+Export = Callable[[nn.Module, Arguments], ExportedProgram]
+
+
+@dataclass
+class Traces:
+    """A model, traced in both modes. eval_only: the paths of modules that both have in eval mode."""
+
+    train: ExportedProgram
+    evaluation: ExportedProgram
+    eval_only: tuple[str, ...]
+    leaves: dict[str, OpaqueLeaf]
+
+
+@dataclass
+class _Attempt:
+    """How a model is traced: with which modules in eval mode throughout, and with which leaves."""
+
+    eval_only: list[str] = field(default_factory=list)
+    leaves: dict[str, OpaqueLeaf] = field(default_factory=dict)
+
+
+def trace(model: nn.Module, arguments: Arguments, export: Export) -> Traces:
+    """Trace `model`, called with `arguments`, in train and eval mode. It is left as it was.
+
+    Raises:
+        InputError: the model fails on the arguments.
+        CaptureError: the model cannot be traced; names the submodule and the line.
+
+    Warns:
+        CaptureWarning: what is lost in train mode, and which submodules are leaves.
+    """
+    attempt = _Attempt()
+    while True:
+        programs: list[ExportedProgram] = []
+        for training in (True, False):
+            try:
+                with _mode(model, training, attempt.eval_only), traced_as_leaves(model, attempt.leaves):
+                    programs.append(export(model, arguments))
+            except Exception as error:
+                _step_down(model, arguments, attempt, training, error)
+                break
+        else:
+            train, evaluation = programs
+            return Traces(train, evaluation, tuple(attempt.eval_only), attempt.leaves)
+
+
+def _step_down(model: nn.Module, arguments: Arguments, attempt: _Attempt, training: bool, error: Exception) -> None:
+    """The next rung for the submodule that could not be traced."""
+    _check_runs(model, arguments)
+    path = _culprit(model, error)
+    module = model.get_submodule(path)
+    reason = f"{type(error).__name__}: {_first_line(error)}, {_where(model, error)}"
+    if training and path not in attempt.eval_only and any(True for _ in module.children()):
+        attempt.eval_only.append(path)
+        return
+    leaf = None
+    while path and path not in attempt.leaves and leaf is None:
+        leaf = make_leaf(model, path, arguments)
+        if leaf is None:
+            path = path.rpartition(".")[0]
+    if leaf is None:
+        raise CaptureError(_explain(model, error)) from error
+    attempt.leaves[path] = leaf
+    attempt.eval_only = [other for other in attempt.eval_only if not f"{other}.".startswith(f"{path}.")]
+    _warn(
+        f"{path} ({type(model.get_submodule(path)).__name__}) cannot be captured ({reason}): the converted network "
+        "calls it as it is, with its parameters kept once a task or locked whole"
+    )
+
+
+def warn_of_lost_training(model: nn.Module, traces: Traces) -> None:
+    """Say which modules do in train mode what they do in eval mode."""
+    for path in traces.eval_only:
+        module = model.get_submodule(path)
+        _warn(
+            f"{path or 'the model'} ({type(module).__name__}) can only be captured in eval mode: what it does by "
+            "itself in train mode alone (layer drop, say) is lost, except for dropout; its submodules follow the mode"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, CaptureWarning, stacklevel=6)
+
+
+@contextmanager
+def _mode(model: nn.Module, training: bool, eval_only: Sequence[str]) -> Iterator[None]:
+    """All modules in one mode, but for those that stay in eval mode; afterwards each as it was."""
+    before = {module: module.training for module in model.modules()}
+    try:
+        for module in before:
+            module.training = training
+        for path in eval_only:
+            model.get_submodule(path).training = False
+        yield
+    finally:
+        for module, flag in before.items():
+            module.training = flag
+
+
+def _check_runs(model: nn.Module, arguments: Arguments) -> None:
+    """Tell example inputs that do not fit from a model that cannot be captured."""
+    try:
+        run_once(model, arguments)
+    except Exception as error:
+        raise InputError(
+            f"the model fails on the example inputs {_shapes(*arguments)}: "
+            f"{type(error).__name__}: {_first_line(error)} ({_where(model, error)})"
+        ) from error
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    return (
+        f"cannot capture {type(model).__name__} as one graph: {type(error).__name__}: {_first_line(error)} "
+        f"({_where(model, error)}). Control flow there must not depend on the values of tensors: make it "
+        "arithmetic (torch.where), or move it into a submodule of its own, which is then called as it is"
+    )
+
+
+def _culprit(model: nn.Module, error: BaseException) -> str:
+    """The path of the innermost submodule that the error went through."""
+    names = {id(module): name for name, module in model.named_modules()}
+    owners = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
+    paths = [names[id(owner)] for owner in owners if isinstance(owner, nn.Module) and id(owner) in names]
+    return paths[-1] if paths else ""
+
+
+def _where(model: nn.Module, error: BaseException) -> str:
+    """The innermost submodule and the innermost line outside PyTorch that the error went through."""
+    path = _culprit(model, error)
+    library, line = Path(torch.__file__).parent, ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        file = Path(frame.f_code.co_filename)
+        if library not in file.parents and file.parent != Path(__file__).parent and file.is_file():
+            line = f"{file.name}:{number} in {frame.f_code.co_name}"
+    return f"in {path or 'the model'}, {type(model.get_submodule(path)).__name__}, {line or 'inside PyTorch'}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def shape(value: Any) -> Any:
+        return tuple(value.shape) if isinstance(value, torch.Tensor) else value
+
+    described = [str(shape(v)) for v in args] + [f"{k}={shape(v)}" for k, v in kwargs.items()]
+    return ", ".join(described)

@@ -1,0 +1,206 @@
+"""What cannot be captured as it is: layer drop, submodules that look at values, models that do. Nothing leaks."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hatify import HATModule, hatify
+from hatify.errors import CaptureError, CaptureWarning, InputError
+from hatify.verification import draw_masks, perturb, scramble
+
+
+def convert(model: nn.Module, x: Tensor, warning: str) -> HATModule:
+    perturb(model)
+    with pytest.warns(CaptureWarning, match=warning):
+        return hatify(model, num_tasks=2, example_inputs=(x,))
+
+
+@torch.no_grad()
+def check(model: nn.Module, net: HATModule, x: Tensor) -> None:
+    """Equality in eval mode, and no forgetting when all that is free is overwritten."""
+    model.eval()
+    net.eval()
+    assert torch.equal(net(x), model(x))
+    draw_masks(net, 0)
+    net.registry.trained.append(0)
+    before = net(x, task_id=0)
+    scramble(net, 1)
+    assert torch.equal(net(x, task_id=0), before)
+    assert not torch.equal(net(x), model(x))
+
+
+class LayerDrop(nn.Module):
+    """As transformers' encoders: a layer is left out by chance, in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)) for _ in range(2))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if self.training and torch.rand([]) < 0.5:
+                continue
+            x = F.dropout(x + layer(x).relu(), 0.5, self.training)
+        return self.head(x)
+
+
+def test_layer_drop_is_lost_but_dropout_is_not() -> None:
+    model = LayerDrop()
+    net = convert(model, torch.randn(2, 8), "can only be captured in eval mode")
+    x = torch.randn(4, 8)
+    outputs = [net.train()(x) for _ in range(2)]
+    assert not torch.equal(*outputs)
+    check(model, net, x)
+
+
+def test_layer_drop_of_transformers() -> None:
+    from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
+
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(8, 8),
+        conv_stride=(5, 2),
+        conv_kernel=(10, 3),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        layerdrop=0.5,
+        apply_spec_augment=False,
+        classifier_proj_size=8,
+    )
+    model = Wav2Vec2ForSequenceClassification(config)
+    perturb(model)
+    x = torch.randn(3, 400)
+    with pytest.warns(CaptureWarning, match=r"wav2vec2\.encoder .* can only be captured in eval mode"):
+        net = hatify(model, num_tasks=2, example_inputs={"input_values": x[:2]})
+    assert torch.equal(net.eval()(input_values=x).logits, model.eval()(input_values=x).logits)
+
+
+class Chooses(nn.Module):
+    """Looks at values, and has parameters, a buffer and a norm of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(8, 6), nn.BatchNorm1d(6)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen = self.seen + len(x)
+        x = self.norm(self.linear(x))
+        return x.relu() if x.sum() > 0 else x.tanh()
+
+
+class ThroughNumPy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * torch.from_numpy(np.tanh(x.detach().numpy()).mean(1, keepdims=True))
+
+
+class SeveralResults(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor, *, scale: float) -> dict[str, object]:
+        return {"sum": self.linear(x), "none": None, "pair": (x.flatten() * scale, float(x.max()) > 0)}
+
+
+class UsesResults(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.several = SeveralResults()
+
+    def forward(self, x: Tensor) -> Tensor:
+        results = self.several(x, scale=2.0)
+        return results["sum"] * results["pair"][0].view(x.shape[0], -1).mean(1, keepdim=True)
+
+
+class AroundIt(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.first, self.inner, self.head = nn.Linear(4, 8), inner, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        return self.head(self.inner(x) + self.inner(x * 2))
+
+
+@pytest.mark.parametrize("inner", [Chooses, ThroughNumPy, UsesResults])
+def test_a_submodule_that_cannot_be_captured_is_called_as_it_is(inner: type[nn.Module]) -> None:
+    model = AroundIt(inner())
+    net = convert(model, torch.randn(2, 4), r"inner[.a-z]* .*cannot be captured .*test_ladder\.py:\d+ in forward")
+    assert set(net.state_dict()) >= set(model.state_dict())
+    for training in (True, False, True):
+        model.train(training)
+        net.train(training)
+        x = torch.randn(5, 4)
+        assert torch.equal(net(x), model(x))
+        for name, buffer in model.named_buffers():
+            assert torch.equal(net.get_buffer(name), buffer), name
+    check(model, net, torch.randn(5, 4))
+
+
+def test_an_opaque_leaf_is_trained_and_copied() -> None:
+    model = AroundIt(Chooses())
+    net = convert(model, torch.randn(2, 4), "inner")
+    x = torch.randn(5, 4)
+    gradients = []
+    for module in (model.train(), net.train().requires_grad_(False)):
+        leaf = x.clone().requires_grad_()
+        module(leaf).square().sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+    net.requires_grad_(True)
+    own = {name for name in net.blueprint.task_indexed if name.startswith("inner")}
+    assert "inner.linear.weight" in {*own, *net.shared_parameters()}
+    with net.learn(0, steps=1):
+        net(x).sum().backward()
+    assert sum(p.grad is not None for name, p in net.named_parameters() if "inner" in name) >= 4
+    copied = copy.deepcopy(net.eval())
+    assert torch.equal(copied(x, task_id=0), net(x, task_id=0))
+
+
+def test_batch_norm_with_a_cumulative_average() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.Flatten(), nn.Linear(64, 2))
+    net = convert(model, torch.randn(2, 1, 6, 6), "BatchNorm2d")
+    for training in (True, True, False):
+        x = torch.randn(3, 1, 6, 6)
+        assert torch.equal(net.train(training)(x), model.train(training)(x))
+        assert torch.equal(net.get_buffer("1.running_mean"), model[1].running_mean)
+    check(model, net, x)
+
+
+def test_a_model_that_looks_at_values_itself_is_refused() -> None:
+    class Deciding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) if x.sum() > 0 else x[:, :2]
+
+    with pytest.raises(
+        CaptureError, match=r"the model, Deciding, test_ladder\.py:\d+ in forward.*submodule of its own"
+    ):
+        hatify(Deciding())
+
+
+def test_wrong_example_inputs_are_not_taken_for_a_model_that_cannot_be_captured() -> None:
+    with warnings.catch_warnings(), pytest.raises(InputError, match="example inputs"):
+        warnings.simplefilter("error")
+        hatify(AroundIt(Chooses()), example_inputs=(torch.randn(2, 5),))
