@@ -12,12 +12,11 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from benchmarks.models import Subject
 from hatify import HATModule, hatify
-from hatify.capture.export import capture
-from hatify.capture.inputs import example_arguments
 from hatify.verification import (
     draw_masks,
     parameter_growth,
@@ -43,7 +42,7 @@ class Row:
     growth: the parameters at 3 tasks over the model's, heads aside.
     costly: the parameters that cost the most plasticity, with the share of them that is locked.
     unknown: operators without a rule. parameters: how many the model has.
-    seconds, capture_seconds: the time of the conversion, and of torch.export in it.
+    seconds, capture_seconds: the time of the conversion, and of one torch.export of the model.
     memory: the most memory that the conversion took, over that of the model's parameters.
     """
 
@@ -81,7 +80,7 @@ def measure(subject: Subject) -> Row:
     seconds = time.perf_counter() - started
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - memory
     started = time.perf_counter()
-    capture(model, example_arguments(model, example))
+    torch.export.export(model, (), example, dynamic_shapes=pytree.tree_map(lambda _: {0: Dim.AUTO}, example))
     capture_seconds = time.perf_counter() - started
     inputs = subject.inputs(3)
     evaluated, trained = _equality(model, net, inputs)
