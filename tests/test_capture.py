@@ -254,3 +254,15 @@ def test_state_that_forward_changes_in_eval_mode_is_named_and_each_tasks_own() -
         net = hatify(Counting(), num_tasks=2)
     net.eval()(torch.randn(4, 3), task_id=1)
     assert [float(net.get_buffer(f"operators.count.per_task.{task}.count")) for task in (0, 1)] == [0.0, 1.0]
+
+
+def test_a_model_without_weights_in_memory() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("test_vit", num_classes=3)
+    real = timm.create_model("test_vit", num_classes=3)
+    net, expected = hatify(model, num_tasks=2), hatify(real, num_tasks=2)
+    assert all(parameter.is_meta for parameter in net.parameters())
+    assert net.capacity() == expected.capacity()
+    assert {n: g.members for n, g in net.registry.groups.items()} == {
+        n: g.members for n, g in expected.registry.groups.items()
+    }

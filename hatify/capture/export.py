@@ -147,7 +147,8 @@ def _share_constants(constants: dict[str, Any], eval_graph: Graph, eval_constant
 def _is_equal(one: Any, other: Any) -> bool:
     if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
         return one is other
-    return one is other or (one.dtype == other.dtype and torch.equal(one, other))
+    same_kind = (one.dtype, one.shape, one.device) == (other.dtype, other.shape, other.device)
+    return one is other or (same_kind and (one.is_meta or torch.equal(one, other)))
 
 
 def _changed_buffers(graph: Graph) -> frozenset[str]:
