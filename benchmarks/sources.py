@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import timm
 import torch
+from torch import nn
 
 from benchmarks.models import Subject, images
+
+SMALL_IMAGES = (128, 224)
 
 # Models beyond this have no room for a network of three tasks, its optimizer and its copies.
 LARGEST_SAMPLED = 60_000_000
@@ -27,8 +31,28 @@ class Source:
 
 
 def _timm(name: str) -> Subject:
+    """A model with images as small as it takes: of 128 pixels, of 224, or of its own size."""
     model = timm.create_model(name)
-    return Subject(model, images(*model.pretrained_cfg["input_size"]))
+    channels, *own = model.pretrained_cfg["input_size"]
+    for extent in SMALL_IMAGES:
+        if extent < max(own) and _takes(model, (channels, extent, extent)):
+            return Subject(model, images(channels, extent, extent))
+    if max(own) > SMALL_IMAGES[-1] and "img_size" in inspect.signature(type(model)).parameters:
+        extent = SMALL_IMAGES[-1]
+        return Subject(timm.create_model(name, img_size=extent), images(channels, extent, extent))
+    return Subject(model, images(channels, *own))
+
+
+def _takes(model: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a model runs on images of a shape."""
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *shape))
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+    finally:
+        model.train()
+    return True
 
 
 def smallest_of_each_file(sizes: Path) -> list[str]:
