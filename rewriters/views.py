@@ -85,7 +85,7 @@ def reverse_dimensions(call: Call) -> Effect:
     return moved(call["self"], np.transpose(call.support(call["self"])))
 
 
-@rewriter(aten.mT.default, aten.adjoint.default)
+@rewriter(aten.mT.default, aten.mH.default, aten.matrix_H.default, aten.adjoint.default)
 def transpose_matrices(call: Call) -> Effect:
     return moved(call["self"], np.swapaxes(call.support(call["self"]), -1, -2))
 

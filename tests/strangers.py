@@ -648,7 +648,7 @@ class LossInside(nn.Module):
         return {"loss": F.cross_entropy(logits, y, label_smoothing=0.1), "logits": logits}
 
 
-@stranger(x=VECTOR)
+@stranger(plastic=0.67, x=VECTOR)
 class RunningMean(nn.Module):
     """A buffer that forward changes while it trains."""
 
