@@ -98,6 +98,20 @@ class StatisticsReadBack(OwnStatistics):
         return x * self.mean + self.history[2]
 
 
+class StateInAPlainAttribute(Network):
+    """A tensor that is no buffer: PyTorch neither saves nor moves it, but it is state all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Identity()
+        self.inner.steps = torch.zeros(6)
+
+    def between(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.inner.steps[:3] += 1
+        return x + self.inner.steps
+
+
 class NormOfTrainMode(Network):
     """A norm that eval mode doesn't run: there its statistics must not move."""
 
@@ -127,6 +141,7 @@ MODELS = [
     TwoFunctions,
     OwnStatistics,
     StatisticsReadBack,
+    StateInAPlainAttribute,
     NormOfTrainMode,
     Spectral,
 ]

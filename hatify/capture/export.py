@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from hatify.capture.devices import follow_devices, follow_dtypes
 from hatify.capture.grad_mode import inline_grad_modes
 from hatify.capture.inputs import Arguments
-from hatify.capture.ladder import trace, warn_of_lost_training
+from hatify.capture.ladder import Traces, trace, warn_of_lost_training
 from hatify.capture.modes import merge_modes, restore_dropout
 from hatify.capture.mutations import drop_counters, mutates, return_outputs
 from hatify.capture.opaque import run_leaves
@@ -53,26 +53,39 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
         CaptureError: the model cannot be one graph; names the submodule and the line.
     """
     signature = forward_signature(model.forward)
-    args, kwargs = canonical_arguments(signature, *arguments)
-    traces = trace(model, (args, kwargs), _export)
+    arguments = canonical_arguments(signature, *arguments)
+    traces = trace(model, arguments, _export)
     warn_of_lost_training(model, traces)
-    graph, constants = _with_attributes(traces.train)
-    eval_graph, eval_constants = _with_attributes(traces.evaluation)
-    restore_dropout(graph, traces.eval_only)
-    _share_constants(constants, eval_graph, eval_constants)
-    lasting_state = _changed_buffers(eval_graph)
-    in_train, in_eval = traces.train.call_spec.out_spec, traces.evaluation.call_spec.out_spec
-    assert in_train is not None and in_eval is not None
-    shapes = _shape_patterns(graph, eval_graph)
+    train, evaluation, constants = _graphs(traces)
+    lasting_state = _changed_buffers(evaluation)
+    shapes = _shape_patterns(train, evaluation)
     _warn_of_fixed_batch(shapes)
-    graph = merge_modes(graph, eval_graph, same_outputs=in_train == in_eval)
+    in_train, in_eval = (_outputs(program) for program in (traces.train, traces.evaluation))
+    graph = merge_modes(train, evaluation, same_outputs=in_train == in_eval)
     run_leaves(graph, traces.leaves, constants)
     _make_portable(graph)
-    flat, inputs = pytree.tree_flatten((args, kwargs))
+    flat, inputs = pytree.tree_flatten(arguments)
     fixed = tuple(None if isinstance(value, torch.Tensor) else value for value in flat)
     eval_outputs = None if in_train == in_eval else in_eval
-    call_signature = CallSignature(signature, inputs, in_train, shapes, fixed, eval_outputs)
-    return Capture(graph, call_signature, constants, lasting_state)
+    return Capture(
+        graph, CallSignature(signature, inputs, in_train, shapes, fixed, eval_outputs), constants, lasting_state
+    )
+
+
+def _graphs(traces: Traces) -> tuple[Graph, Graph, dict[str, Any]]:
+    """The graphs of train and eval mode, and the constants that they read."""
+    train, constants = _with_attributes(traces.train)
+    evaluation, eval_constants = _with_attributes(traces.evaluation)
+    restore_dropout(train, traces.eval_only)
+    _share_constants(constants, evaluation, eval_constants)
+    return train, evaluation, constants
+
+
+def _outputs(program: ExportedProgram) -> pytree.TreeSpec:
+    """How the program's outputs flatten."""
+    outputs = program.call_spec.out_spec
+    assert outputs is not None
+    return outputs
 
 
 def _export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
@@ -126,6 +139,7 @@ def _with_attributes(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
     inline_grad_modes(graph, constants)
     return_outputs(graph)
     drop_counters(graph)
+    _count_as_buffers(graph)
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
@@ -136,7 +150,8 @@ def _share_constants(constants: dict[str, Any], eval_graph: Graph, eval_constant
     """Add eval mode's constants to those of train mode: what is equal is one, and all have names of their own."""
     for node in [node for node in eval_graph.nodes if node.meta.get("role") == "constant"]:
         value = eval_constants[str(node.target)]
-        equal = (name for name, other in constants.items() if _is_equal(value, other))
+        own_name_first = sorted(constants, key=lambda name: name != node.target)
+        equal = (name for name in own_name_first if _is_equal(value, constants[name]))
         taken = {*constants, *eval_constants}
         unused = (name for i in range(len(taken) + 1) if (name := f"{node.target}_{i}") not in taken)
         name = next(equal, None) or (next(unused) if node.target in constants else str(node.target))
@@ -151,9 +166,19 @@ def _is_equal(one: Any, other: Any) -> bool:
     return one is other or (same_kind and (one.is_meta or torch.equal(one, other)))
 
 
+def _count_as_buffers(graph: Graph) -> None:
+    """A tensor that the model holds without having registered it is a buffer, too, if forward writes to it."""
+    for base in _written(graph):
+        if base.meta.get("role") == "constant":
+            base.meta["role"] = "buffer"
+
+
 def _changed_buffers(graph: Graph) -> frozenset[str]:
-    bases = (base_of(node) for node in graph.nodes if mutates(node))
-    return frozenset(str(base.target) for base in bases if base.meta.get("role") == "buffer")
+    return frozenset(str(base.target) for base in _written(graph) if base.meta.get("role") == "buffer")
+
+
+def _written(graph: Graph) -> set[Node]:
+    return {base_of(node) for node in graph.nodes if mutates(node)}
 
 
 def _make_portable(graph: Graph) -> None:
