@@ -112,18 +112,55 @@ def cast(call: Call) -> Effect:
     aten.i0,
     aten.alpha_dropout,
     aten.feature_alpha_dropout,
-    aten.log,
-    aten.log2,
-    aten.log10,
-    aten.logit,
-    aten.reciprocal,
-    aten.rsqrt,
-    aten.sqrt,
     aten.pow.Scalar,
 )
 def loses_zeros(call: Call) -> Effect:
-    """Also what is infinite at zero, or has an infinite slope there: it must see values that no gate has met."""
     return elementwise(call, keeps_zero=False)
+
+
+@rewriter(aten.log, aten.log2, aten.log10, aten.logit, aten.reciprocal, aten.rsqrt, aten.sqrt)
+def infinite_at_zero(call: Call) -> Effect:
+    """The value or its slope is."""
+    _keep_from_zero(call, call["self"])
+    return elementwise(call, keeps_zero=False)
+
+
+# What is above zero even for entries that are zero, and what passes that on.
+POSITIVE = {aten.exp.default, aten.sigmoid.default, aten.softplus.default, aten.softmax.int, aten._softmax.default}
+PASSES_ON = {
+    aten.sqrt.default,
+    aten.pow.Tensor_Scalar,
+    aten.pow.Tensor_Tensor,
+    aten.mean.dim,
+    aten.sum.dim_IntList,
+    aten.avg_pool2d.default,
+    aten.adaptive_avg_pool2d.default,
+    aten.expand.default,
+    aten.expand_as.default,
+    aten.unsqueeze.default,
+    aten.view.default,
+    aten.reshape.default,
+    aten.to.dtype,
+}
+
+
+def _keep_from_zero(call: Call, operand: Node) -> None:
+    """Take the features of an operand that must not be zero out of all masks, unless zeros never reach it."""
+    if call.has_features(operand) and not _has_floor(operand):
+        call.variables.release(call.support(operand))
+
+
+def _has_floor(node: Node) -> bool:
+    """Whether a small number keeps a tensor from zero, as in `sqrt(x + eps)` and `x.clamp_min(eps)`."""
+    while node.target in PASSES_ON and isinstance(node.args[0], Node):
+        node = node.args[0]
+    if node.target in POSITIVE:
+        return True
+    arguments = arguments_of(node)
+    floor = arguments.get("min") if node.target in (aten.clamp_min.default, aten.clamp.default) else None
+    if node.target in (aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar):
+        floor = arguments["other"]
+    return isinstance(floor, int | float) and floor > 0
 
 
 @rewriter(aten.exp, aten.exp2, aten.cosh)
@@ -157,9 +194,12 @@ def threshold(call: Call) -> Effect:
 
 @rewriter(aten.pow.Tensor_Scalar, aten.pow_.Scalar, aten.float_power.Tensor_Scalar)
 def power(call: Call) -> Effect:
-    """Below 1, the power or its slope is infinite at zero: the gate goes behind it."""
+    """Below 1, the power or its slope is infinite at zero."""
     exponent = call["exponent"]
-    return elementwise(call, keeps_zero=isinstance(exponent, int | float) and exponent >= 1)
+    keeps_zero = isinstance(exponent, int | float) and exponent >= 1
+    if not keeps_zero and exponent != 0:
+        _keep_from_zero(call, call["self"])
+    return elementwise(call, keeps_zero=keeps_zero)
 
 
 @rewriter(aten.pow.Tensor_Tensor, aten.float_power.Tensor_Tensor)
@@ -282,8 +322,10 @@ def _spans(call: Call, node: Node, result: Support) -> bool:
 
 @rewriter(aten.div, aten.divide, aten.true_divide, aten.floor_divide, aten.fmod, aten.remainder)
 def divide(call: Call) -> Effect:
-    """Zero where the numerator is. A divisor must not be zero, so it is never gated."""
+    """Zero where the numerator is. A divisor must not be zero."""
     left, right = call["self"], call["other"]
+    if is_tensor(right):
+        _keep_from_zero(call, right)
     if not is_tensor(left) or not is_tensor(right):
         return elementwise(call, keeps_zero=is_tensor(left))
     return Effect(_to_rank(call.support(left), call), flows=(left,))

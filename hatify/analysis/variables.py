@@ -138,6 +138,11 @@ class Variables:
         features = ids >= FIRST_VARIABLE
         return Combination(compress(np.where(features, ids, LIVE)), (True, True), exact=not features.any())
 
+    def release(self, support: Support) -> None:
+        """Make the features of a support LIVE, so that no mask ever makes them zero."""
+        roots = self.find(support)
+        self._parent[roots[roots >= FIRST_VARIABLE]] = LIVE
+
     def blend(self, support: Support, dimensions: Sequence[int]) -> Support:
         """A support whose entries an operator mixes along some dimensions (a resized positional embedding).
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from promises import WIDTH, check, check_between, ideal
+from promises import SHAPES, WIDTH, Sandwich, check, check_between, ideal
 from torch import Tensor, nn
 
 Function = Callable[[Tensor], Tensor]
@@ -267,3 +267,24 @@ def test_no_gate_follows_an_infinite_value(function: Function) -> None:
             return function(x)[:, None].expand(-1, 5, -1)
 
     check_between("tokens", MaskedMaximum(), tight=False)
+
+
+def test_features_that_are_divided_by_are_in_no_mask() -> None:
+    """Heads of an attention that is normalised by its own sum: a dead head would be 0 / 0."""
+
+    class Normalised(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            positive = x.abs()
+            return positive / positive.sum(0, keepdim=True)
+
+    model = Sandwich("vectors", Normalised(), WIDTH)
+    net = check(model, torch.randn(SHAPES["vectors"]), at_least=0.0)
+    assert list(net.registry.groups) == ["read"]
+
+
+def test_a_floor_keeps_a_divisor_from_zero() -> None:
+    class Normalised(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / x.norm(dim=0, keepdim=True).clamp_min(1e-6)
+
+    check_between("vectors", Normalised(), gates=0)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from promises import WIDTH, check_between
+from torch import Tensor, nn
 
 pytest.importorskip("transformers.integrations.moe")  # registers the operator
 
