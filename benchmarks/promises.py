@@ -42,7 +42,7 @@ class Row:
     growth: the parameters at 3 tasks over the model's, heads aside.
     costly: the parameters that cost the most plasticity, with the share of them that is locked.
     unknown: operators without a rule. parameters: how many the model has.
-    seconds, capture_seconds: the time of the conversion, and of one torch.export of the model.
+    seconds, capture_seconds: the time of the conversion, and of one torch.export of the model (None if that fails).
     memory: the most memory that the conversion took, over that of the model's parameters.
     """
 
@@ -60,7 +60,7 @@ class Row:
     unknown: Mapping[str, int]
     parameters: int
     seconds: float
-    capture_seconds: float
+    capture_seconds: float | None
     memory: float
 
     def holds(self, equal: float) -> bool:
@@ -79,9 +79,7 @@ def measure(subject: Subject) -> Row:
     net = hatify(model, num_tasks=3, example_inputs=example)
     seconds = time.perf_counter() - started
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - memory
-    started = time.perf_counter()
-    torch.export.export(model, (), example, dynamic_shapes=pytree.tree_map(lambda _: {0: Dim.AUTO}, example))
-    capture_seconds = time.perf_counter() - started
+    capture_seconds = _export_seconds(model, example)
     inputs = subject.inputs(3)
     evaluated, trained = _equality(model, net, inputs)
     return Row(
@@ -100,6 +98,17 @@ def measure(subject: Subject) -> Row:
         capture_seconds,
         taken / size,
     )
+
+
+def _export_seconds(model: nn.Module, example: dict[str, Any]) -> float | None:
+    """The time of one torch.export; None for a model that can only be captured in parts."""
+    dynamic = pytree.tree_map(lambda value: {0: Dim.AUTO} if isinstance(value, Tensor) else None, example)
+    started = time.perf_counter()
+    try:
+        torch.export.export(model, (), example, dynamic_shapes=dynamic)
+    except Exception:
+        return None
+    return time.perf_counter() - started
 
 
 def _equality(model: nn.Module, net: HATModule, inputs: dict[str, Any]) -> tuple[float, float]:

@@ -103,15 +103,14 @@ def totals(results: dict[str, Result]) -> str:
     if not rows:
         return f"0 of {len(results)} pass"
 
-    def median(values: Sequence[float]) -> float:
-        return statistics.median(values)
-
+    median = statistics.median
+    beyond = [row.seconds - 2 * row.capture_seconds for row in rows if row.capture_seconds is not None]
     return (
-        f"{sum(map(passed, results.values()))} of {len(results)} pass; plastic {median([r.plastic for r in rows]):.3f} "
+        f"{sum(map(passed, results.values()))} of {len(results)} pass; plastic {median(r.plastic for r in rows):.3f} "
         f"in the median, {min(r.plastic for r in rows):.3f} at least; unfollowed "
-        f"{median([r.unfollowed for r in rows]):.1%} in the median; conversion "
-        f"{median([r.seconds - 2 * r.capture_seconds for r in rows]):.1f} s beyond twice the capture in the median, "
-        f"memory {median([r.memory for r in rows]):.1f} times the parameters"
+        f"{median(r.unfollowed for r in rows):.1%} in the median; conversion "
+        f"{median(beyond):.1f} s beyond twice the capture in the median, "
+        f"memory {median(r.memory for r in rows):.1f} times the parameters"
     )
 
 

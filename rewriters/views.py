@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, concrete
+from hatify.analysis.call import Call, concrete, entries_per_example
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import LIVE, ZERO, Support, broadcast, compress, expand, live, reshape, varies
 from rewriters.elementwise import elementwise
@@ -55,14 +55,11 @@ def _repeats_over_batch(call: Call, support: Support) -> bool:
     not: what one row holds depends on the number of rows.
     """
     for dimension, size in enumerate(call.node.meta["val"].shape):
-        if not isinstance(size, torch.SymInt) or not varies(support, dimension):
-            continue
-        per_example = int(size.node.expr.as_coeff_Mul()[0])
-        lines = np.moveaxis(support, dimension, 0)
-        outer = lines.reshape(-1, per_example, lines[0].size)
-        inner = lines.reshape(per_example, -1, lines[0].size).swapaxes(0, 1)
-        if per_example == 1 or not any((order == order[:1]).all() for order in (outer, inner)):
-            return False
+        if isinstance(size, torch.SymInt) and varies(support, dimension):
+            entries = entries_per_example(size)
+            examples = np.moveaxis(support, dimension, 0).reshape(-1, entries, support.size // support.shape[dimension])
+            if entries == 1 or not (examples == examples[:1]).all():
+                return False
     return True
 
 

@@ -49,3 +49,24 @@ def test_nothing_moves(model: nn.Module) -> None:
     before = net(x, task_id=0).detach()
     scramble(net, 1)
     assert torch.equal(net(x, task_id=0), before)
+
+
+def test_a_gate_behind_a_view_that_merges_features_into_the_batch() -> None:
+    """The features of one example follow those of another: the mask repeats, whatever the batch size."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.read, self.head = nn.Linear(8, 18), nn.Linear(9, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            windows = self.write(x).reshape(-1, 9, 1).softmax(1).squeeze(-1)
+            return self.head(self.read(windows).relu().reshape(x.shape[0], -1, 5).sum(1))
+
+    net = hatify(Windows(), num_tasks=2, example_inputs=(torch.randn(2, 8),)).eval()
+    draw_masks(net, 0)
+    net.registry.trained.append(0)
+    x = torch.randn(7, 8)
+    before = net(x, task_id=0)
+    scramble(net, 1)
+    assert torch.equal(net(x, task_id=0), before)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from hatify import HATModule, hatify
+from hatify.errors import ConversionError
 from hatify.verification import draw_masks, scramble
 
 WIDTH = 32
@@ -180,3 +181,23 @@ def test_a_layer_that_reads_a_constant_is_no_weight() -> None:
             return x * torch.tanh(self.embedding(torch.tensor(3)))
 
     assert free(converted(Positions())) == 5 * WIDTH / 2
+
+
+def test_a_head_with_a_computed_weight_is_each_tasks_own() -> None:
+    model = nn.Sequential(nn.Linear(8, WIDTH), nn.ReLU(), parametrizations.weight_norm(nn.Linear(WIDTH, 4)))
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 8),))
+    assert set(net.shared_parameters()) == {"0.weight", "0.bias"}
+    x = torch.randn(3, 8)
+    assert torch.equal(net.eval()(x), model.eval()(x))
+    draw_masks(net, 0)
+    net.registry.trained.append(0)
+    before = net(x, task_id=0)
+    scramble(net, 1)
+    assert torch.equal(net(x, task_id=0), before)
+    assert not torch.equal(net(x, task_id=1), hatify(model, num_tasks=2, example_inputs=(x,)).eval()(x, task_id=1))
+
+
+def test_the_classes_of_a_head_with_a_computed_weight_cannot_be_changed() -> None:
+    model = nn.Sequential(nn.Linear(8, WIDTH), nn.ReLU(), parametrizations.weight_norm(nn.Linear(WIDTH, 4)))
+    with pytest.raises(ConversionError, match="computed from its parameters"):
+        hatify(model, num_tasks=2, num_classes=[4, 7], example_inputs=(torch.randn(2, 8),))

@@ -35,6 +35,11 @@ def concrete(size: int | torch.SymInt) -> int:
     return int(size)
 
 
+def entries_per_example(size: torch.SymInt) -> int:
+    """How many entries a dynamic dimension has for each example of the batch."""
+    return int(size.node.expr.as_coeff_Mul()[0])
+
+
 def is_tensor(node: object) -> bool:
     return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
 
@@ -48,6 +53,17 @@ def gives_tensors(node: Node) -> bool:
 def is_parameter(node: object) -> bool:
     """Whether a node reads a parameter of the model."""
     return isinstance(node, Node) and node.op == "get_attr" and node.meta.get("role") == "parameter"
+
+
+def sources_of(value: object, weights: Collection[Node]) -> frozenset[Node]:
+    """What a value that forward only reads, or computes from parameters (`weights`), is made of."""
+    if not isinstance(value, Node):
+        return frozenset()
+    if value.op == "get_attr":
+        return frozenset([value])
+    if value not in weights:
+        return frozenset()
+    return frozenset[Node]().union(*(sources_of(source, weights) for source in value.all_input_nodes))
 
 
 class Call:

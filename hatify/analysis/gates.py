@@ -7,7 +7,7 @@ would be lost on the way (after a sigmoid, a sum with a live tensor) by a multip
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from torch.fx import Graph, Node
@@ -31,6 +31,20 @@ def place_gates(graph: Graph, inference: Inference) -> dict[Node, Placement]:
             demanded.update(n for n in upstream if inference.has_features(n))
         demanded.update(_demands_of(node, inference, possible))
     return {node: placed[node] for node in graph.nodes if node in placed}
+
+
+def fold_uncovered(
+    inference: Inference, placed: Mapping[Node, Placement], covered: Collection[Node]
+) -> dict[Node, Placement]:
+    """Layers whose dead features nobody demands to be zero, and yet somebody may read.
+
+    To mask their rows costs nothing, and what writes those need not be locked.
+    """
+    return {
+        node: "folded"
+        for node, effect in inference.effects.items()
+        if effect.uses and effect.gates and not (node in placed or node in covered) and inference.has_features(node)
+    }
 
 
 def _demands_of(node: Node, inference: Inference, possible: set[Node]) -> Iterable[Node]:

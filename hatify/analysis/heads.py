@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import is_parameter, is_tensor, locations
+from hatify.analysis.call import is_parameter, is_tensor, locations, sources_of
 from hatify.analysis.effect import Effect
+from hatify.analysis.supports import Inference
 from hatify.errors import ConversionError
 
 
@@ -23,16 +24,20 @@ def find_last_layers(graph: Graph, effects: Mapping[Node, Effect]) -> tuple[Node
     return tuple(node for node in graph.nodes if node in heads)
 
 
-def find_heads(last_layers: Sequence[Node]) -> tuple[Node, ...]:
+def find_heads(last_layers: Sequence[Node], weights: Collection[Node]) -> tuple[Node, ...]:
     """The last layers whose parameters are their own (a tied one is shared by all tasks)."""
-    return tuple(node for node in last_layers if _owns_its_parameters(node))
+    return tuple(node for node in last_layers if _owns_its_parameters(node, weights))
 
 
-def heads_at(graph: Graph, effects: Mapping[Node, Effect], paths: Sequence[str]) -> tuple[Node, ...]:
+def heads_at(graph: Graph, inference: Inference, paths: Sequence[str]) -> tuple[Node, ...]:
     """The weighted calls whose parameters lie at the module paths that the user named."""
     heads: list[Node] = []
     for path in paths:
-        found = [n for n in graph.nodes if _is_weighted(n, effects) and path in _owners(n)]
+        found = [
+            node
+            for node in graph.nodes
+            if _is_weighted(node, inference.effects) and path in _owners(node, inference.weights)
+        ]
         if not found:
             raise ConversionError(f"no weighted layer at {path!r}: `heads` takes module paths such as 'fc'")
         heads += found
@@ -70,10 +75,22 @@ def _is_weighted(node: Node, effects: Mapping[Node, Effect]) -> bool:
     return effect is not None and bool(effect.uses) and not effect.per_task and not isinstance(effect.result, tuple)
 
 
-def _owns_its_parameters(node: Node) -> bool:
-    weights = [value for _, value in locations(node) if is_parameter(value)]
-    return bool(weights) and all(list(weight.users) == [node] for weight in weights)
+def _owns_its_parameters(node: Node, weights: Collection[Node]) -> bool:
+    parameters = list(_parameters(node, weights))
+    return bool(parameters) and all(_serves_only(parameter, node, weights) for parameter in parameters)
 
 
-def _owners(node: Node) -> set[str]:
-    return {value.meta["name"].rpartition(".")[0] for _, value in locations(node) if is_parameter(value)}
+def _serves_only(source: Node, node: Node, weights: Collection[Node]) -> bool:
+    """Whether all that is computed from a parameter is computed for one call."""
+    return all(user is node or (user in weights and _serves_only(user, node, weights)) for user in source.users)
+
+
+def _owners(node: Node, weights: Collection[Node]) -> set[str]:
+    """The modules that hold the parameters of a call; of a parametrised weight, also the module that it belongs to."""
+    names = [str(parameter.meta["name"]) for parameter in _parameters(node, weights)]
+    return {name.rpartition(".")[0] for name in names} | {name.partition(".parametrizations.")[0] for name in names}
+
+
+def _parameters(node: Node, weights: Collection[Node]) -> Iterator[Node]:
+    for _, value in locations(node):
+        yield from (source for source in sources_of(value, weights) if is_parameter(source))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import Rules, is_parameter, locations, written
+from hatify.analysis.call import Rules, is_parameter, locations, sources_of, written
 from hatify.analysis.coverage import Coverage
 from hatify.analysis.groups import Features
 from hatify.analysis.needs import find_needs, masks_for
@@ -57,12 +57,13 @@ def find_locks(
 
 
 def find_per_task(inference: Inference) -> frozenset[str]:
-    """The parameters and buffers that their operators want once a task (norms, heads)."""
+    """What operators want once a task (norms, heads): parameters and buffers, or those that it is computed from."""
     names: set[str] = set()
     for node, effect in inference.effects.items():
         for argument, value in locations(node):
-            if argument in effect.per_task and isinstance(value, Node) and value.op == "get_attr":
-                names.add(value.meta["name"])
+            if argument in effect.per_task:
+                sources = sources_of(value, inference.weights)
+                names.update(s.meta["name"] for s in sources if s.meta.get("role") in ("parameter", "buffer"))
     return frozenset(names)
 
 

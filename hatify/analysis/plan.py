@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import Rules, gives_tensors, is_parameter, is_selection
+from hatify.analysis.call import Rules, entries_per_example, gives_tensors, is_parameter, is_selection
 from hatify.analysis.coverage import find_coverage
 from hatify.analysis.effect import Argument, Effect
-from hatify.analysis.gates import Placement, place_gates
+from hatify.analysis.gates import Placement, fold_uncovered, place_gates
 from hatify.analysis.groups import GroupPlan, find_groups
 from hatify.analysis.heads import find_heads, find_last_layers, heads_at
 from hatify.analysis.locks import LockRule, find_locks, find_per_task, find_state
+from hatify.analysis.support import Support, varies
 from hatify.analysis.supports import Inference, infer_supports
 
 # Parameters that only a whole lock would keep safe are kept once a task instead, smallest first, as long as all
@@ -73,9 +75,11 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
     """
     first = infer_supports(graph, rules)
     last_layers = find_last_layers(graph, first.effects)
-    head_calls = find_heads(last_layers) if heads is None else heads_at(graph, first.effects, heads)
+    head_calls = find_heads(last_layers, first.weights) if heads is None else heads_at(graph, first, heads)
     inference = infer_supports(graph, rules, head_calls, last_layers)
     placed = place_gates(graph, inference)
+    coverage = find_coverage(graph, inference, placed)
+    placed |= fold_uncovered(inference, placed, coverage.covered)
     coverage = find_coverage(graph, inference, placed)
 
     gate_ids = [ids for node in placed for ids, _ in _masks(node, placed[node], inference)]
@@ -117,7 +121,15 @@ def _masks(
 ) -> list[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]]]:
     if placement == "folded":
         return [(gate.ids, gate.slots) for gate in inference.effects[node].gates]
-    return [(inference.variables.resolve(inference.supports[node]), {})]
+    return [(_of_one_example(inference.variables.resolve(inference.supports[node]), node), {})]
+
+
+def _of_one_example(support: Support, node: Node) -> Support:
+    """A support whose dynamic dimensions have the entries of one example: they are alike, and a gate repeats them."""
+    for dimension, size in enumerate(node.meta["val"].shape):
+        if isinstance(size, torch.SymInt) and varies(support, dimension):
+            support = support.take(range(entries_per_example(size)), dimension)
+    return support
 
 
 def _output_dimensions(effect: Effect) -> dict[Argument, int]:

@@ -14,11 +14,14 @@ from hatify.rewriting.layers import HATLayer
 
 @dataclass(frozen=True)
 class Head:
-    """A weight (or bias) of a head: the layer that holds it, its name, and the dimension of its classes."""
+    """A weight (or bias) of a head: the layer that holds it, its name, and the dimension of its classes.
+
+    name: None if the weight is computed from parameters (weight norm).
+    """
 
     path: str
     layer: HATLayer
-    name: str
+    name: str | None
     dimension: int
 
 
@@ -28,28 +31,34 @@ def resize_heads(heads: Sequence[Head], num_classes: Sequence[int]) -> None:
     New weights are drawn as `torch.nn.Linear` draws them: uniform in +-1 / sqrt(inputs).
 
     Raises:
-        ConversionError: the model has no head, or more than one.
+        ConversionError: the model has no head, or more than one, or one whose weight is computed.
     """
     if not heads:
         raise ConversionError("num_classes was given, but the model has no head of its own: name it with heads=[...]")
     if len({id(head.layer) for head in heads}) > 1:
         raise ConversionError("num_classes was given, but the model has several heads: choose one with heads=[...]")
+    dimensions = {head.name: head.dimension for head in heads if head.name is not None}
+    if len(dimensions) < len(heads):
+        raise ConversionError(
+            f"num_classes was given, but the weight of the head {heads[0].path!r} is computed from its parameters, so "
+            "that its classes cannot be changed: give the model a plain last layer"
+        )
     for task, count in enumerate(num_classes):
         own = heads[0].layer.per_task[task]
-        fan_in = max(_inputs(getattr(own, head.name), head.dimension) for head in heads)
-        for head in heads:
-            _resize(own, head, count, fan_in)
+        fan_in = max(_inputs(getattr(own, name), dimension) for name, dimension in dimensions.items())
+        for name, dimension in dimensions.items():
+            _resize(own, name, dimension, count, fan_in)
 
 
 def _inputs(weight: torch.Tensor, dimension: int) -> int:
     return weight.numel() // weight.shape[dimension]
 
 
-def _resize(own: nn.Module, head: Head, count: int, fan_in: int) -> None:
-    old = getattr(own, head.name)
-    if old.shape[head.dimension] == count:
+def _resize(own: nn.Module, name: str, dimension: int, count: int, fan_in: int) -> None:
+    old = getattr(own, name)
+    if old.shape[dimension] == count:
         return
-    shape = [count if d == head.dimension else size for d, size in enumerate(old.shape)]
+    shape = [count if d == dimension else size for d, size in enumerate(old.shape)]
     bound = fan_in**-0.5
     fresh = torch.empty(shape, dtype=old.dtype, device=old.device).uniform_(-bound, bound)
-    own.register_parameter(head.name, nn.Parameter(fresh, requires_grad=old.requires_grad))
+    own.register_parameter(name, nn.Parameter(fresh, requires_grad=old.requires_grad))

@@ -10,8 +10,17 @@ from torch import Tensor, nn
 
 
 def gate(tensor: Tensor, mask: Tensor | None) -> Tensor:
-    """A gate of its own, where no weight can carry the mask. mask: broadcastable to `tensor`; None: no task."""
-    return tensor if mask is None else tensor * mask.to(tensor.dtype)
+    """A gate of its own, where no weight can carry the mask.
+
+    mask: broadcastable to `tensor`, or repeated where a dimension holds the features of one example after the other;
+        None: no task.
+    """
+    if mask is None:
+        return tensor
+    times = [size // own if own > 1 else 1 for size, own in zip(tensor.shape, mask.shape, strict=True)]
+    if any(count > 1 for count in times):
+        mask = mask.repeat(times)
+    return tensor * mask.to(tensor.dtype)
 
 
 def read(parameter: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ class Rewriter:
             layer.counter = COUNTER
             layer.index_by_task([COUNTER])
         for argument, dimension in self.plan.heads.get(node, {}).items():
-            self.heads.append(Head(path, layer, layout.attribute_of[argument], dimension))
+            self.heads.append(Head(path, layer, layout.attribute_of.get(argument), dimension))
         kwargs: dict[str, Any] = {}
         with self.graph.inserting_before(node):
             if masks:
