@@ -287,7 +287,7 @@ MODELS: dict[str, tuple[Options, Inputs]] = {
     "Mamba2ForCausalLM": (DECODER | {"num_heads": 8, "head_dim": 16, "state_size": 8, "chunk_size": 4}, TEXT),
     "FalconMambaForCausalLM": (DECODER | {"state_size": 8}, TEXT),
     "RecurrentGemmaForCausalLM": (GROUPED | {"lru_width": 64, "attention_window_size": 8}, TEXT),
-    "RwkvForCausalLM": (DECODER, UNPADDED),
+    "RwkvForCausalLM": (DECODER | {"rescale_every": 0}, UNPADDED),  # else forward divides its own weights, in eval mode
     "xLSTMForCausalLM": (
         WORDS
         | {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 4, "chunk_size": 8}
