@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from hatify.analysis.call import Call, arguments_of, is_tensor
 from hatify.analysis.effect import Argument, Effect
-from hatify.analysis.support import Support, broadcast, compress, expand
+from hatify.analysis.support import Support, broadcast, compress, expand, has_variables
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
@@ -124,6 +124,19 @@ def infinite_at_zero(call: Call) -> Effect:
     _keep_from_zero(call, call["self"])
     return elementwise(call, keeps_zero=False)
 
+
+LEAVES_INFINITIES = {
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.masked_fill.Scalar,
+    aten.expand.default,
+    aten.unsqueeze.default,
+    aten.view.default,
+    aten.reshape.default,
+    aten.to.dtype,
+    aten.slice.Tensor,
+    aten.neg.default,
+}
 
 # What is above zero even for entries that are zero, and what passes that on.
 POSITIVE = {aten.exp.default, aten.sigmoid.default, aten.softplus.default, aten.softmax.int, aten._softmax.default}
@@ -270,6 +283,8 @@ def masked_fill(call: Call) -> Effect:
 
 def combined(call: Call, left: Node, right: Node, *, keeps_zero: bool = True) -> Effect:
     """The effect of a result that is zero where both operands are."""
+    if any(has_variables(call.support(node)) for node in (left, right)) and any(map(_holds_infinity, (left, right))):
+        return call.live(reads=call.operands)  # no gate can follow: 0 * inf is NaN
     return combined_supports(call, (left, right), (call.support(left), call.support(right)), keeps_zero=keeps_zero)
 
 
@@ -380,6 +395,15 @@ def _is_infinite(value: object) -> bool:
     if isinstance(value, Node) and value.target in FILLED:
         value = arguments_of(value).get("fill_value", arguments_of(value).get("s"))
     return isinstance(value, float) and math.isinf(value)
+
+
+def _holds_infinity(node: Node) -> bool:
+    """Whether entries were filled with infinities that sums and views have left in place."""
+    filling = [arguments_of(node).get(name) for name in ("self", "other", "value")]
+    if any(map(_is_infinite, (node, *filling))):
+        return True
+    sources = node.all_input_nodes if node.target in LEAVES_INFINITIES else []
+    return any(_holds_infinity(source) for source in sources if is_tensor(source))
 
 
 def _to_rank(support: Support, call: Call) -> Support:

@@ -124,11 +124,9 @@ def _holds(factor: Factor, coverage: Coverage) -> bool:
 
 
 def _rows(positions: Positions, factor: Factor) -> list[Positions]:
-    if factor.rows == 0:
-        return [positions]
+    """The different rows of a factor."""
     tail = positions.shape[factor.rows :]
-    rows = np.unique(positions.reshape(-1, int(np.prod(tail))), axis=0)
-    return [row.reshape(tail) for row in rows]
+    return list({row.tobytes(): row for row in positions.reshape(-1, *tail)}.values())
 
 
 def _is_live(positions: Positions, features: Features) -> bool:

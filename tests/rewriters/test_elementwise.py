@@ -288,3 +288,15 @@ def test_a_floor_keeps_a_divisor_from_zero() -> None:
             return x / x.norm(dim=0, keepdim=True).clamp_min(1e-6)
 
     check_between("vectors", Normalised(), gates=0)
+
+
+def test_features_added_to_infinities_are_gated_before_the_sum() -> None:
+    """A gate behind it would be 0 * -inf."""
+
+    class Decays(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            visible = torch.ones(WIDTH, WIDTH, dtype=torch.bool).tril()
+            logits = torch.where(visible, torch.zeros(WIDTH, WIDTH), -float("inf")) + x[:, None]
+            return (logits - logits.amax(-1, keepdim=True)).exp().sum(-1)
+
+    check_between("vectors", Decays(), tight=False)
