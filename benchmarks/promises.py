@@ -182,7 +182,7 @@ def _same(before: list[Tensor], after: list[Tensor]) -> bool:
 def _costly(net: HATModule) -> dict[str, float]:
     """The parameters that cost the most plasticity: locked entries beyond the quarter that half masks cost."""
     locks = net.lock_masks(1)
-    locked = {name: int(locks[name].sum()) for name in net.shared_parameters()}
+    locked = {name: int(locks[name].sum()) for name in set(net.shared_parameters()) - net.blueprint.unread}
     cost = {name: count - locks[name].numel() / 4 for name, count in locked.items()}
     worst = sorted(cost, key=cost.__getitem__, reverse=True)[:MOST_COSTLY]
     return {name: locked[name] / locks[name].numel() for name in worst if cost[name] > 0}

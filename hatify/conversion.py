@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Graph
 
 from hatify.analysis.plan import Plan, analyse
 from hatify.capture.export import Capture, capture
@@ -76,6 +77,7 @@ def build(
     """Carry a plan out on a captured graph (which is rewritten in place) with copies of the model's tensors."""
     root = copy_tensors(model, captured.constants)
     names = _aliases(model)
+    unread = _unread(model, captured.graph, names)
     rewriter = Rewriter(captured.graph, plan, root, names)
     rewriter.rewrite()
     views = {name: torch.from_numpy(positions.copy()) for name, positions in rewriter.views.items()}
@@ -98,7 +100,7 @@ def build(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     indexed = frozenset(name for name in plan.per_task if name in parameters)
     heads = tuple(dict.fromkeys(head.path for head in rewriter.heads))
-    blueprint = Blueprint(captured.signature, config, indexed, heads, dict(plan.unknown), plan.unfollowed)
+    blueprint = Blueprint(captured.signature, config, indexed, heads, dict(plan.unknown), plan.unfollowed, unread)
     return HATModule(root, captured.graph, blueprint)
 
 
@@ -112,6 +114,12 @@ def _aliases(model: nn.Module) -> Mapping[str, frozenset[str]]:
     for name, tensor in named:
         by_tensor.setdefault(id(tensor), set()).add(name)
     return {name: frozenset(by_tensor[id(tensor)]) for name, tensor in named}
+
+
+def _unread(model: nn.Module, graph: Graph, names: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """The parameters that the graph reads by none of their names."""
+    read = {alias for node in graph.nodes if node.op == "get_attr" for alias in names.get(str(node.target), ())}
+    return frozenset(name for name, _ in model.named_parameters() if name not in read)
 
 
 def _match_device(registry: MaskRegistry, root: nn.Module) -> None:

@@ -36,6 +36,7 @@ class Blueprint:
     task_indexed: names of the parameters that each task has its own copy of. heads: paths of the layers that are
     each task's own head. unknown: operators without a rule, and how often each occurs. unfollowed: names of the
     parameters that are locked whole or kept once a task because no rule says which features their entries serve.
+    unread: names of the parameters that forward does not read.
     """
 
     signature: CallSignature
@@ -44,6 +45,7 @@ class Blueprint:
     heads: tuple[str, ...]
     unknown: dict[str, int]
     unfollowed: frozenset[str]
+    unread: frozenset[str]
 
 
 @dataclass(frozen=True)

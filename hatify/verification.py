@@ -44,11 +44,11 @@ def scramble(net: HATModule, task_id: int, scale: float = 10.0) -> None:
 def plastic_share(net: HATModule, task_id: int) -> float:
     """The share of the shared parameters' entries that `task_id` may train.
 
-    Shared is what is kept neither once a task nor as an embedding.
+    Shared is what forward reads and is kept neither once a task nor as an embedding.
     """
     free = total = 0
     locks = net.lock_masks(task_id)
-    for name in net.shared_parameters():
+    for name in set(net.shared_parameters()) - net.blueprint.unread:
         free += int((~locks[name]).sum())
         total += locks[name].numel()
     return free / total if total else 1.0

@@ -56,6 +56,8 @@ def live(call: Call) -> Effect:
     aten.logical_or,
     aten.bitwise_not,
     aten.bitwise_or,
+    aten.__or__,
+    aten.__xor__,
     aten.isinf,
     aten.isnan,
     aten.diff,

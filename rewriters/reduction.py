@@ -28,6 +28,7 @@ aten = torch.ops.aten
     aten.aminmax,
     aten.norm,
     aten.linalg_vector_norm,
+    aten.linalg_norm,
 )
 def keeps_zeros(call: Call) -> Effect:
     return reduced(call, keeps_zero=True)
