@@ -37,7 +37,8 @@ def _timm(name: str) -> Subject:
     for extent in SMALL_IMAGES:
         if extent < max(own) and _takes(model, (channels, extent, extent)):
             return Subject(model, images(channels, extent, extent))
-    if max(own) > SMALL_IMAGES[-1] and "img_size" in inspect.signature(type(model)).parameters:
+    takes_size = "img_size" in inspect.signature(type(model)).parameters
+    if model.pretrained_cfg.get("fixed_input_size") and takes_size and max(own) > SMALL_IMAGES[-1]:
         extent = SMALL_IMAGES[-1]
         return Subject(timm.create_model(name, img_size=extent), images(channels, extent, extent))
     return Subject(model, images(channels, *own))

@@ -37,8 +37,9 @@ def convolution(call: Call) -> Effect:
     if group_width == 1 and call["groups"] > 1:
         return _depthwise(call, operand, channels, out_channels)
     groups = int(call["groups"])
-    group_of_output = np.arange(out_channels) // (out_channels // groups)
-    inputs = channels[..., group_of_output[:, None] * group_width + np.arange(group_width)]
+    inputs = channels.reshape(*channels.shape[:-1], groups, group_width)
+    if groups > 1:
+        inputs = np.repeat(inputs, out_channels // groups, axis=-2)
     features = call.fresh(out_channels)
     return _weighted(
         call,
