@@ -52,13 +52,13 @@ def contract(call: Call, *operands: Operand, result: Sequence[Label]) -> Effect:
     """The product of activations, summed over every label that `result` lacks.
 
     The result keeps the features of an operand that is not summed over them: the last one's (attention: the
-    value's), or else that of one before. Features that are summed over end here.
+    value's), or else that of one before, or those that a parameter may adopt. Features that are summed over end here.
     """
     summed = {label for operand in operands for label in operand.labels}.difference(result)
-    for kept in reversed(operands):
-        if call.has_features(kept.node) and not kept.varies_along(summed):
-            others = [operand.node for operand in operands if operand is not kept]
-            return Effect(kept.laid_out(result), flows=(kept.node,), reads=tuple(dict.fromkeys(others)))
+    unsummed = [o for o in reversed(operands) if has_variables(o.support) and not o.varies_along(summed)]
+    for kept in sorted(unsummed, key=lambda operand: not call.has_features(operand.node))[:1]:
+        others = [operand.node for operand in operands if operand is not kept]
+        return Effect(kept.laid_out(result), flows=(kept.node,), reads=tuple(dict.fromkeys(others)))
     if len(operands) > 2:
         return call.live(reads=call.operands)
     reads, pairs = couple(call, *operands)

@@ -187,9 +187,11 @@ def grows_without_bound(call: Call) -> Effect:
 def clamp(call: Call) -> Effect:
     low = call["min"] if "min" in call else call["min_val"]
     high = call["max"] if "max" in call else call["max_val"]
-    if is_tensor(low) or is_tensor(high):
+    bounds = [bound for bound in (low, high) if is_tensor(bound)]
+    if any(call.has_features(bound) for bound in bounds):
         return call.live(reads=call.operands)
-    return elementwise(call, keeps_zero=_allows_zero(low, high))
+    operand = call["self"]
+    return Effect(_to_rank(call.support(operand), call), flows=(operand,), keeps_zero=_allows_zero(low, high))
 
 
 def _allows_zero(low: object, high: object) -> bool:

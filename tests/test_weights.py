@@ -201,3 +201,18 @@ def test_the_classes_of_a_head_with_a_computed_weight_cannot_be_changed() -> Non
     model = nn.Sequential(nn.Linear(8, WIDTH), nn.ReLU(), parametrizations.weight_norm(nn.Linear(WIDTH, 4)))
     with pytest.raises(ConversionError, match="computed from its parameters"):
         hatify(model, num_tasks=2, num_classes=[4, 7], example_inputs=(torch.randn(2, 8),))
+
+
+def test_a_large_table_of_positions_is_followed_by_its_features() -> None:
+    """Too large to be followed entry by entry: what it is added to gives each column its feature."""
+
+    class Located(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(2, 1 << 15, WIDTH))
+
+        def forward(self, x: Tensor) -> Tensor:
+            places = F.one_hot(torch.tensor([[3], [70]]), 1 << 15).to(x.dtype)
+            return x + (places @ self.table).sum(0)
+
+    assert free(converted(Located())) == 2 * (1 << 15) * WIDTH / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,7 @@ from hatify.analysis.effect import Effect
 from hatify.analysis.support import live
 from hatify.analysis.variables import Variables
 
-# A raw parameter larger than this is not followed entry by entry: it is LIVE, and so locked whole.
+# A raw parameter larger than this (a table of embeddings) is not followed entry by entry, but by its last dimension.
 LARGEST_FOLLOWED_PARAMETER = 1 << 20
 
 
@@ -69,13 +70,9 @@ class _Supports(dict[Node, Any]):
             self.record(node, self.effect(node))
             return self[node]
         value = node.meta["val"]
-        adopts = (
-            node.meta.get("role") in ("parameter", "buffer")
-            and node not in self._state
-            and value.is_floating_point()
-            and 0 < value.numel() <= LARGEST_FOLLOWED_PARAMETER
-        )
-        self[node] = self.variables.floating(shape_of(value)) if adopts else live(value.dim())
+        held = node.meta.get("role") in ("parameter", "buffer") and node not in self._state
+        adopts = held and value.is_floating_point() and value.numel() > 0
+        self[node] = self.variables.floating(_followed(shape_of(value))) if adopts else live(value.dim())
         return self[node]
 
     def effect(self, node: Node) -> Effect:
@@ -84,6 +81,13 @@ class _Supports(dict[Node, Any]):
     def record(self, node: Node, effect: Effect) -> None:
         self.effects[node] = effect
         self[node] = effect.result
+
+
+def _followed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a raw parameter's support."""
+    if math.prod(shape) <= LARGEST_FOLLOWED_PARAMETER:
+        return shape
+    return (*[1] * (len(shape) - 1), shape[-1])
 
 
 def infer_supports(
