@@ -401,11 +401,17 @@ def _is_infinite(value: object) -> bool:
 
 def _holds_infinity(node: Node) -> bool:
     """Whether entries were filled with infinities that sums and views have left in place."""
-    filling = [arguments_of(node).get(name) for name in ("self", "other", "value")]
-    if any(map(_is_infinite, (node, *filling))):
-        return True
-    sources = node.all_input_nodes if node.target in LEAVES_INFINITIES else []
-    return any(_holds_infinity(source) for source in sources if is_tensor(source))
+    seen, open_nodes = {node}, [node]
+    while open_nodes:
+        source = open_nodes.pop()
+        filling = [arguments_of(source).get(name) for name in ("self", "other", "value")]
+        if any(map(_is_infinite, (source, *filling))):
+            return True
+        if source.target in LEAVES_INFINITIES:
+            new = [n for n in source.all_input_nodes if is_tensor(n) and n not in seen]
+            seen.update(new)
+            open_nodes += new
+    return False
 
 
 def _to_rank(support: Support, call: Call) -> Support:

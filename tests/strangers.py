@@ -212,7 +212,7 @@ class SelfAttention(nn.Module):
         return self.head(self.norm(x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
 
 
-@stranger(x=normal(BATCH, 2, 12), keys=normal(5, 2, 10), values=normal(5, 2, 14))
+@stranger(plastic=0.50, x=normal(BATCH, 2, 12), keys=normal(5, 2, 10), values=normal(5, 2, 14))
 class CrossAttention(nn.Module):
     """Sequence first, with keys and values of widths of their own; the attention weights are an output, too."""
 
@@ -425,7 +425,7 @@ class SinusoidalPositions(nn.Module):
         return self.out(self.embedding(words) * math.sqrt(16) + self.positions[: words.shape[1]])
 
 
-@stranger(plastic=0.68, x=WORDS)
+@stranger(plastic=0.64, x=WORDS)
 class RelativePositionBias(nn.Module):
     """As T5: a bias a head and distance, looked up in buckets."""
 
@@ -613,7 +613,7 @@ class Siamese(nn.Module):
         return self.head(torch.abs(self.encoder(first) - self.encoder(second)))
 
 
-@stranger(plastic=0.50, x=VECTOR)
+@stranger(plastic=0.47, x=VECTOR)
 class TiedAutoencoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()

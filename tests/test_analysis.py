@@ -183,3 +183,12 @@ def test_floating_entries_adopt_features_or_become_live() -> None:
     assert variables.resolve(position).tolist() == [features.tolist()]
     assert not variables.combine(np.full((1,), LIVE), bias).support.any()
     assert not variables.resolve(bias).any()
+
+
+def test_floating_entries_that_meet_each_other_are_one() -> None:
+    """`w + w.t()`: neither entry of a pair is first to adopt."""
+    variables = Variables()
+    weight = variables.floating((3, 3))
+    combined = variables.combine(weight, weight.T).support
+    assert np.array_equal(combined, combined.T)
+    assert len(np.unique(combined)) == 6

@@ -15,17 +15,8 @@ from hatify.verification import draw_masks, perturb, plastic_share, relative_dif
 
 SLACK = 0.01  # random masks miss the mean by so much
 
-# What is still to be done, model by model.
-OPEN = {"CrossAttention": "a head whose bias is a part of a parameter that other layers share"}
 
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=OPEN[name], strict=True) if name in OPEN else ())
-        for name in STRANGERS
-    ],
-)
+@pytest.mark.parametrize("name", STRANGERS)
 @pytest.mark.filterwarnings("ignore")
 def test_equal_unmoved_and_plastic(name: str) -> None:
     stranger = STRANGERS[name]

@@ -57,13 +57,18 @@ def is_parameter(node: object) -> bool:
 
 def sources_of(value: object, weights: Collection[Node]) -> frozenset[Node]:
     """What a value that forward only reads, or computes from parameters (`weights`), is made of."""
-    if not isinstance(value, Node):
-        return frozenset()
-    if value.op == "get_attr":
-        return frozenset([value])
-    if value not in weights:
-        return frozenset()
-    return frozenset[Node]().union(*(sources_of(source, weights) for source in value.all_input_nodes))
+    reads, seen = set[Node](), set[Node]()
+    open_nodes = [value] if isinstance(value, Node) else []
+    while open_nodes:
+        node = open_nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.op == "get_attr":
+            reads.add(node)
+        elif node in weights:
+            open_nodes += node.all_input_nodes
+    return frozenset(reads)
 
 
 class Call:

@@ -82,7 +82,14 @@ def _owns_its_parameters(node: Node, weights: Collection[Node]) -> bool:
 
 def _serves_only(source: Node, node: Node, weights: Collection[Node]) -> bool:
     """Whether all that is computed from a parameter is computed for one call."""
-    return all(user is node or (user in weights and _serves_only(user, node, weights)) for user in source.users)
+    seen, open_nodes = {source}, [source]
+    while open_nodes:
+        users = [user for user in open_nodes.pop().users if user is not node and user not in seen]
+        if not all(user in weights for user in users):
+            return False
+        seen.update(users)
+        open_nodes += users
+    return True
 
 
 def _owners(node: Node, weights: Collection[Node]) -> set[str]:

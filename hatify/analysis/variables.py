@@ -178,8 +178,12 @@ class Variables:
         """Let floating entries take the identity (or the liveness) of what they are combined with."""
         for one, other in ((a, b), (b, a)):
             one, other = self.find(one), self.find(other)
-            adopts = self._floating[one] & (other != ZERO) & (one != other)
+            adopts = self._floating[one] & ~self._floating[other] & (other != ZERO)
             self._parent[one[adopts]] = other[adopts]
+        one, other = self.find(a), self.find(b)
+        both = self._floating[one] & self._floating[other]
+        # always the later one the earlier: in `w + w.t()` each of two entries meets the other
+        self._parent[np.maximum(one, other)[both]] = np.minimum(one, other)[both]
 
     def _couple(self, a: Ids, b: Ids) -> bool:
         """Couple the features `a[i]` and `b[i]`; False, and nothing changed, if less than half of them are left."""
