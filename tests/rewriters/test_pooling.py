@@ -21,7 +21,6 @@ OF_IMAGES: dict[str, Callable[[Tensor], Tensor]] = {
     "max_pool with padding": nn.MaxPool2d(3, 2, 1),
     "max_pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
     "avg_pool": nn.AvgPool2d(2),
-    "lp_pool": lambda x: F.lp_pool2d(x.abs() + 0.1, 2, 2),
     "adaptive_avg_pool": nn.AdaptiveAvgPool2d(3),
     "adaptive_max_pool": nn.AdaptiveMaxPool2d(3),
     "nearest": nn.Upsample(scale_factor=2),

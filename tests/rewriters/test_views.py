@@ -81,7 +81,6 @@ ON_TOKENS: dict[str, Function] = {
     "broadcast_tensors": lambda x: torch.broadcast_tensors(x, x.mean(1, keepdim=True))[1],
     "index_select": lambda x: x.index_select(1, INDEX),
     "gather": lambda x: x.gather(1, INDEX[None, :, None].expand(x.shape[0], -1, WIDTH)),
-    "take_along_dim": lambda x: torch.take_along_dim(x, INDEX[None, :, None], 1),
     "pad": lambda x: F.pad(x, (0, 0, 1, 2)),
     "pad with ones": lambda x: F.pad(x, (0, 0, 1, 2), value=1.0),
     "windows": lambda x: x.unfold(1, 3, 2).sum(-1),
