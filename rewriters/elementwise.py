@@ -285,7 +285,9 @@ def masked_fill(call: Call) -> Effect:
 
 def combined(call: Call, left: Node, right: Node, *, keeps_zero: bool = True) -> Effect:
     """The effect of a result that is zero where both operands are."""
-    if any(has_variables(call.support(node)) for node in (left, right)) and any(map(_holds_infinity, (left, right))):
+    # a tensor that holds infinities has no features: without the other operands, the walk stops at a residual stream
+    without_features = [node for node in (left, right) if not has_variables(call.support(node))]
+    if len(without_features) == 1 and _holds_infinity(without_features[0]):
         return call.live(reads=call.operands)  # no gate can follow: 0 * inf is NaN
     return combined_supports(call, (left, right), (call.support(left), call.support(right)), keeps_zero=keeps_zero)
 

@@ -14,7 +14,9 @@ from torch.fx import Graph, Node
 from hatify.analysis.effect import Argument, Effect
 from hatify.analysis.support import Support, has_variables, live
 from hatify.analysis.variables import Variables
-from hatify.capture.mutations import is_view, mutates
+from hatify.capture.calls import is_tensor
+from hatify.capture.mutations import mutates
+from hatify.capture.views import is_view
 
 Rule: TypeAlias = "Callable[[Call], Effect]"
 Rules: TypeAlias = Mapping[Any, Rule]
@@ -38,10 +40,6 @@ def concrete(size: int | torch.SymInt) -> int:
 def entries_per_example(size: torch.SymInt) -> int:
     """How many entries a dynamic dimension has for each example of the batch."""
     return int(size.node.expr.as_coeff_Mul()[0])
-
-
-def is_tensor(node: object) -> bool:
-    return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
 
 
 def gives_tensors(node: Node) -> bool:

@@ -15,7 +15,7 @@ from torch.fx import Node
 
 from hatify.analysis.call import Call, Rules, is_selection, shape_of
 from hatify.analysis.effect import Effect
-from hatify.analysis.support import FIRST_VARIABLE, Support
+from hatify.analysis.support import FIRST_VARIABLE, Support, varies
 from hatify.analysis.supports import Inference, apply_rule, live_like
 from hatify.analysis.variables import Variables
 
@@ -110,7 +110,7 @@ def _mixes(effect: Effect, operand: Node) -> bool:
 def _match(labelled: _Labelled, positions: Positions, never: int) -> CarriedBack | None:
     """Read the positions off where the labels lie; None if entries with one label have several."""
     result = labelled.result
-    if positions.ndim != result.ndim or not _varied(positions) <= _varied(result):
+    if positions.ndim != result.ndim or any(varies(positions, d) > varies(result, d) for d in range(result.ndim)):
         return None
     label, position = (a.ravel() for a in np.broadcast_arrays(result, positions))
     pairs = np.unique(np.stack([label, position])[:, label >= FIRST_VARIABLE], axis=1)
@@ -120,8 +120,3 @@ def _match(labelled: _Labelled, positions: Positions, never: int) -> CarriedBack
     found = np.full(int(labelled.labels.max()) + 1, never, dtype=np.int64)
     found[pairs[0]] = pairs[1]
     return CarriedBack(found[labelled.labels], labelled.mixed)
-
-
-def _varied(positions: Positions) -> set[int]:
-    """The dimensions along which an array has structure."""
-    return {d for d, size in enumerate(positions.shape) if size > 1}

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from torch.fx import Graph, Node
 
 from hatify.analysis.call import Rules, is_parameter, locations, sources_of, written
 from hatify.analysis.coverage import Coverage
+from hatify.analysis.dependence import Positions
 from hatify.analysis.groups import Features
 from hatify.analysis.needs import find_needs, masks_for
 from hatify.analysis.supports import Inference
 from hatify.errors import ConversionError
-
-Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from torch.fx import Graph, Node
 
 from hatify.analysis.call import Rules, is_selection, is_tensor, locations
 from hatify.analysis.coverage import Coverage
-from hatify.analysis.dependence import Dependence
+from hatify.analysis.dependence import Dependence, Positions
 from hatify.analysis.effect import Argument, Factor, Use
 from hatify.analysis.groups import Features
 from hatify.analysis.supports import Inference
-
-Positions = npt.NDArray[np.int64]
 
 # A weight that is used with more different rows of input features than this counts its input as live.
 MOST_ROWS = 64

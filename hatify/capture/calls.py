@@ -35,6 +35,6 @@ def sizes_of(graph: Graph, tensor: Node) -> list[Any]:
     ]
 
 
-def has_tensor(node: Any) -> bool:
+def is_tensor(node: Any) -> bool:
     """Whether a node's result is one tensor."""
     return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)

@@ -204,7 +204,7 @@ def _module_path(node: Node) -> str:
 
 def _shape_patterns(*graphs: Graph) -> tuple[tuple[int | None, ...] | None, ...]:
     """The shape of each input, with None where it may differ in all graphs; None for what is no tensor."""
-    inputs = zip(*([node for node in graph.nodes if node.op == "placeholder"] for graph in graphs), strict=True)
+    inputs = zip(*(graph.find_nodes(op="placeholder") for graph in graphs), strict=True)
     return tuple(_shape_pattern([node.meta.get("val") for node in nodes]) for nodes in inputs)
 
 

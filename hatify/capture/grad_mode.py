@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from hatify.capture.calls import call, has_tensor
+from hatify.capture.calls import call, is_tensor
 
 aten = torch.ops.aten
 
@@ -27,7 +27,7 @@ def _inline(graph: Graph, block: Node, constants: dict[str, Any], with_gradient:
     module = constants[str(body.target)]
     copies: dict[Node, Any] = {}
     with graph.inserting_before(block):
-        for placeholder, operand in zip(_placeholders(module.graph), operands, strict=True):
+        for placeholder, operand in zip(module.graph.find_nodes(op="placeholder"), operands, strict=True):
             cut = not enabled and operand in with_gradient
             copies[placeholder] = call(graph, aten.detach.default, operand, like=block) if cut else operand
         for node in module.graph.nodes:
@@ -59,7 +59,7 @@ def _with_gradient(graph: Graph) -> set[Node]:
     """The tensors that may require a gradient: the inputs, the parameters, and what is computed from them."""
     found: set[Node] = set()
     for node in graph.nodes:
-        if not has_tensor(node) or not node.meta["val"].is_floating_point():
+        if not is_tensor(node) or not node.meta["val"].is_floating_point():
             begins = False
         elif node.op == "get_attr":
             begins = node.meta["role"] == "parameter"
@@ -68,7 +68,3 @@ def _with_gradient(graph: Graph) -> set[Node]:
         if begins and node.target is not aten.detach.default:
             found.add(node)
     return found
-
-
-def _placeholders(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes if node.op == "placeholder"]

@@ -15,7 +15,7 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate, map_arg
 
-from hatify.capture.calls import has_tensor
+from hatify.capture.calls import is_tensor
 from hatify.capture.mutations import follow_mutations, mutates
 
 aten = torch.ops.aten
@@ -123,7 +123,7 @@ def _kind_of_argument(argument: Any) -> Any:
 def _differ_in_flags_only(train: Graph, evaluation: Graph, pairs: Sequence[Pair]) -> bool:
     if any(ours is None or theirs is None for ours, theirs in pairs):
         return False
-    same: dict[Node, Node] = dict(zip(_placeholders(train), _placeholders(evaluation), strict=True))
+    same: dict[Node, Node] = dict(_inputs(train, evaluation))
     same |= {ours: theirs for ours, theirs in pairs}  # type: ignore[misc]
 
     def arguments(node: Node, others: dict[Node, Node], with_flags: bool) -> str:
@@ -200,7 +200,7 @@ class _Merge:
         self._in_eval: dict[Node, Any] = {}
         self._train_only: set[Node] = set()
         self._eval_only: set[Node] = set()
-        for ours, theirs in zip(_placeholders(train), _placeholders(evaluation), strict=True):
+        for ours, theirs in _inputs(train, evaluation):
             self._in_train[ours] = self._in_eval[theirs] = self.graph.node_copy(ours)
         self._choice = _Choice(self.graph)
         self._read(train, evaluation)
@@ -300,7 +300,7 @@ def _reaches(ours: Any, value: Any, train_only: set[Node]) -> bool:
     """Whether train mode alone makes `ours` from `value`, in a way that can be neutralized."""
     if ours is value:
         return isinstance(ours, Node)
-    if ours not in train_only or not has_tensor(ours) or not has_tensor(value):
+    if ours not in train_only or not is_tensor(ours) or not is_tensor(value):
         return False
     if (ours.meta["val"].dtype, ours.meta["val"].dim()) != (value.meta["val"].dtype, value.meta["val"].dim()):
         return False
@@ -323,5 +323,6 @@ def _is_laid_out(theirs: Any, value: Any, eval_only: set[Node]) -> bool:
     return False
 
 
-def _placeholders(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes if node.op == "placeholder"]
+def _inputs(train: Graph, evaluation: Graph) -> Iterator[tuple[Node, Node]]:
+    """The placeholders of both graphs, pair by pair."""
+    return zip(train.find_nodes(op="placeholder"), evaluation.find_nodes(op="placeholder"), strict=True)

@@ -13,13 +13,11 @@ import torch
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
-from hatify.capture.calls import call, has_tensor
-from hatify.capture.views import assigned, base_of, is_view, same_entries, source
+from hatify.capture.calls import call, is_tensor
+from hatify.capture.views import assigned, base_of, same_entries, source
 from hatify.errors import CaptureError
 
 aten = torch.ops.aten
-
-__all__ = ["drop_counters", "follow_mutations", "is_view", "mutates", "return_outputs"]
 
 # These change how a tensor is seen, not what it holds.
 RESHAPING: dict[Any, OpOverload] = {
@@ -77,7 +75,7 @@ def follow_mutations(graph: Graph, keep_in_place: bool = True) -> None:
     for node in list(graph.nodes):
         if node.target in RESHAPING:
             _replace_by_view(node)
-        elif mutates(node) and has_tensor(node.args[0]) and has_tensor(node):
+        elif mutates(node) and is_tensor(node.args[0]) and is_tensor(node):
             _follow(graph, node, keep_in_place, outliving)
     _write_back(graph, outliving)
 
@@ -196,14 +194,14 @@ def _family(base: Node) -> Iterator[Node]:
     """A tensor, its views, and theirs."""
     yield base
     for user in base.users:
-        for node in [user] if has_tensor(user) else list(user.users):
+        for node in [user] if is_tensor(user) else list(user.users):
             if source(node) is base:
                 yield from _family(node)
 
 
 def _is_same(written: Node, value: Any) -> bool:
     """Whether a tensor is copied onto itself, as the last step of `x[i] += y` does."""
-    return has_tensor(value) and same_entries(written, value)
+    return is_tensor(value) and same_entries(written, value)
 
 
 def _functional(target: OpOverload) -> Any:

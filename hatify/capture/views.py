@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
-from hatify.capture.calls import call, has_tensor
+from hatify.capture.calls import call, is_tensor
 
 aten = torch.ops.aten
 
@@ -54,10 +54,10 @@ def source(node: Node) -> Node | None:
 
     An operator that may return a view (`reshape`, `contiguous`, `to`) does so if it did while the model was traced.
     """
-    if node.op != "call_function" or not has_tensor(node) or not node.args or not isinstance(node.args[0], Node):
+    if node.op != "call_function" or not is_tensor(node) or not node.args or not isinstance(node.args[0], Node):
         return None
     operand = node.args[0].args[0] if node.target is operator.getitem else node.args[0]
-    if not has_tensor(operand):
+    if not is_tensor(operand):
         return None
     assert isinstance(operand, Node)
     returns_memory = is_view(node.args[0] if node.target is operator.getitem else node)

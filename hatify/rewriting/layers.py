@@ -10,17 +10,15 @@ from torch import Tensor, nn
 
 
 def gate(tensor: Tensor, mask: Tensor | None) -> Tensor:
-    """A gate of its own, where no weight can carry the mask.
+    """A gate of its own, where no weight can carry the mask. mask: broadcastable to `tensor`; None: no task."""
+    return tensor if mask is None else tensor * mask.to(tensor.dtype)
 
-    mask: broadcastable to `tensor`, or repeated where a dimension holds the features of one example after the other;
-        None: no task.
-    """
+
+def for_each_example(mask: Tensor | None, tensor: Tensor) -> Tensor | None:
+    """A mask for the features of one example, repeated where `tensor` holds one example's after the other's."""
     if mask is None:
-        return tensor
-    times = [size // own if own > 1 else 1 for size, own in zip(tensor.shape, mask.shape, strict=True)]
-    if any(count > 1 for count in times):
-        mask = mask.repeat(times)
-    return tensor * mask.to(tensor.dtype)
+        return None
+    return mask.repeat([size // own if own > 1 else 1 for size, own in zip(tensor.shape, mask.shape, strict=True)])
 
 
 def read(parameter: Tensor) -> Tensor:

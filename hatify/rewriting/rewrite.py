@@ -16,7 +16,7 @@ from torch.fx import Graph, Node
 from hatify.analysis.call import locations
 from hatify.analysis.plan import Plan
 from hatify.rewriting.heads import Head
-from hatify.rewriting.layers import HATLayer, OperatorCall, Slot, gate, read
+from hatify.rewriting.layers import HATLayer, OperatorCall, Slot, for_each_example, gate, read
 from hatify.rewriting.layout import CallLayout, Masks
 from hatify.rewriting.root import layer_at
 
@@ -54,7 +54,7 @@ class Rewriter:
         self.graph.lint()
 
     def _add_payload(self) -> None:
-        inputs = [n for n in self.graph.nodes if n.op == "placeholder"]
+        inputs = self.graph.find_nodes(op="placeholder")
         anchor = inputs[-1] if inputs else next(iter(self.graph.nodes))
         with self.graph.inserting_after(anchor):
             self._mask_scale = self.graph.placeholder("mask_scale", default_value=None)
@@ -152,7 +152,10 @@ class Rewriter:
             with self.graph.inserting_after(max(after, self._masks)):
                 gated = self.graph.call_function(gate, (node, None))
             with self.graph.inserting_before(gated):
-                gated.update_arg(1, self._mask(positions, str(node.meta.get("module_path") or node.name)))
+                mask = self._mask(positions, str(node.meta.get("module_path") or node.name))
+                if _repeats(positions, node):
+                    mask = self.graph.call_function(for_each_example, (mask, node))
+                gated.update_arg(1, mask)
             gated.meta = {k: v for k, v in node.meta.items() if k in ("val", "module_path", "stack_trace")}
             for user in users:
                 user.replace_input_with(node, gated)
@@ -183,6 +186,12 @@ def _register(layer: HATLayer, call: OperatorCall) -> int:
             return position
     layer.calls.append(call)
     return len(layer.calls) - 1
+
+
+def _repeats(positions: npt.NDArray[np.int64], node: Node) -> bool:
+    """Whether a mask varies along a dimension that holds one example after the other."""
+    sizes = zip(positions.shape, node.meta["val"].shape, strict=True)
+    return any(own > 1 and isinstance(size, torch.SymInt) for own, size in sizes)
 
 
 def _which(position: int) -> dict[str, int]:
