@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call
+from hatify.analysis.call import Call, is_parameter
 from hatify.analysis.effect import Argument, Effect, Factor, Gate, Use
 from hatify.analysis.support import Support, along, has_variables, varies
 from rewriters.contraction import contract, matrices
@@ -36,7 +36,7 @@ def project(call: Call, operand: Node, weight: Argument, *, transposed: bool, bi
     support = call.support(operand)
     out_dimension, in_dimension = (1, 0) if transposed else (0, 1)
     if not varies(support, -1) and call.has_features(operand):
-        return _mix_positions(support, operand, weight, bias)
+        return _mix_positions(call, operand, weight, out_dimension, bias)
     features = call.fresh(call.result_shape[-1])
     result = along(features, -1, len(call.result_shape))
     written = Factor(along(features, out_dimension, 2), "output", call.node)
@@ -49,10 +49,18 @@ def project(call: Call, operand: Node, weight: Argument, *, transposed: bool, bi
     return Effect(result, reads=(operand,), gates=_gates(features, slots), uses=tuple(uses))
 
 
-def _mix_positions(support: Support, operand: Node, weight: Argument, bias: Argument | None) -> Effect:
-    """The features lie along another dimension (token mixing): they pass, and the weight serves them all."""
-    uses = (Use(weight), Use(bias)) if bias is not None else (Use(weight),)
-    return Effect(support, flows=(operand,), keeps_zero=bias is None, uses=uses)
+def _mix_positions(call: Call, operand: Node, weight: Argument, out_dimension: int, bias: Argument | None) -> Effect:
+    """The features lie along another dimension (token mixing): they pass, and the weight serves them all.
+
+    Its rows have a mask of their own, or else the first task would need the weight whole.
+    """
+    arguments = [(weight, out_dimension, 2), *([(bias, 0, 1)] if bias is not None else [])]
+    rows = call.fresh(call.result_shape[-1]) if all(is_parameter(call[a.name]) for a, *_ in arguments) else None
+    uses = tuple(
+        Use(argument, () if rows is None else (Factor(along(rows, dimension, dimensions), "weight", call.node),))
+        for argument, dimension, dimensions in arguments
+    )
+    return Effect(call.support(operand), flows=(operand,), keeps_zero=bias is None, uses=uses)
 
 
 def _as_inputs(support: Support, in_dimension: int) -> Support:

@@ -400,7 +400,7 @@ class SlotAttention(nn.Module):
 
 @stranger(plastic=0.71, x=SEQUENCE)
 class TokenMixer(nn.Module):
-    """A linear layer over positions: every feature needs its whole weight."""
+    """Linear layers over positions: their weights serve all features."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -41,11 +41,12 @@ class Factor:
 
     ids: broadcastable to the parameter, behind `rows` leading dimensions: the entry is used with each of the rows.
     side: "input" holds only if the zeros of `node` are certain, "output" only if they are or nobody reads its dead
-        entries, "always" holds by the operator itself.
+        entries, "always" holds by the operator itself, and "weight" because the parameter itself is masked: a weight
+        that serves all features of its input alike is shared by rows of its own.
     """
 
     ids: npt.NDArray[np.int64]
-    side: Literal["input", "output", "always"]
+    side: Literal["input", "output", "always", "weight"]
     node: Node
     rows: int = 0
 
@@ -86,3 +87,8 @@ class Effect:
     gates: tuple[Gate, ...] = ()
     uses: tuple[Use, ...] = ()
     per_task: tuple[Argument, ...] = ()
+
+    @property
+    def masks_of_weights(self) -> list[Support]:
+        """The features that the call's weights themselves are masked by."""
+        return [factor.ids for use in self.uses for factor in use.factors if factor.side == "weight"]

@@ -10,7 +10,7 @@ from hatify.analysis.call import Rules, is_parameter, locations, sources_of, wri
 from hatify.analysis.coverage import Coverage
 from hatify.analysis.dependence import Positions
 from hatify.analysis.groups import Features
-from hatify.analysis.needs import find_needs, masks_for
+from hatify.analysis.needs import find_needs, masks_for, own_masks
 from hatify.analysis.supports import Inference
 from hatify.errors import ConversionError
 
@@ -38,6 +38,7 @@ def find_locks(
 
     A parameter that forward only computes with (weight norm) is followed through the computation to where the
     result is used. Where its entries are mixed on the way (by the norm), those of dead features must be zero.
+    A weight that serves all features alike (over positions) is shared by its rows, which then must be zero, too.
     What is kept once a task has no rule.
     """
     needs = find_needs(graph, rules, inference, coverage, features)
@@ -46,7 +47,8 @@ def find_locks(
     for node, found in needs.items():
         if not is_parameter(node) or not found:
             continue
-        masks = masks_for(found) if all(user in inference.weights for user in node.users) else ()
+        is_computed_with = all(user in inference.weights for user in node.users)
+        masks = (*own_masks(found), *(masks_for(found) if is_computed_with else ()))
         locks[node.meta["name"]] = LockRule(tuple((*need.factors, *masks) for need in found))
         if masks:
             gates[node] = masks

@@ -12,6 +12,7 @@ from hatify.analysis.coverage import Coverage
 from hatify.analysis.dependence import Dependence, Positions
 from hatify.analysis.effect import Argument, Factor, Use
 from hatify.analysis.groups import Features
+from hatify.analysis.support import Support
 from hatify.analysis.supports import Inference
 
 # A weight that is used with more different rows of input features than this counts its input as live.
@@ -24,10 +25,12 @@ class Need:
 
     factors: feature positions, broadcastable to the weight; none of them: every entry is needed.
     mixed: further factors, if the weight is gated by them: its entries are mixed with those of other features.
+    own: further factors that the weight is gated by in any case, as its rule asks.
     """
 
     factors: tuple[Positions, ...]
     mixed: tuple[Positions, ...] = ()
+    own: tuple[Positions, ...] = ()
 
 
 def find_needs(
@@ -41,8 +44,22 @@ def find_needs(
     return dict(reversed(needs.items()))
 
 
+def own_features(inference: Inference) -> Iterator[Support]:
+    """The features that weights themselves are masked by."""
+    for effect in inference.effects.values():
+        yield from effect.masks_of_weights
+
+
+def own_masks(needs: Iterable[Need]) -> tuple[Positions, ...]:
+    """The masks that the rules ask for on a weight itself."""
+    return tuple({_key(p): p for need in needs for p in need.own}.values())
+
+
 def masks_for(needs: Iterable[Need]) -> tuple[Positions, ...]:
-    """The masks that a weight must be gated by: for factors that mix, or that not every use has."""
+    """The masks that a parameter must be gated by for what is computed from it.
+
+    They are those of factors that are mixed on the way, or that not every use has.
+    """
     needs = list(needs)
     found = {_key(p): p for need in needs for p in need.mixed}
     every = set.intersection(*({_key(p) for p in need.factors} for need in needs))
@@ -103,14 +120,15 @@ def _entry_by_entry(weight: Node, argument: Argument, inference: Inference) -> U
 def _terms(use: Use, inference: Inference, coverage: Coverage, features: Features) -> Iterable[Need]:
     """The use over positions: one need for each different row of features that it is used with."""
     terms: list[tuple[Positions, ...]] = [()]
+    own = tuple(features.positions(factor.ids) for factor in use.factors if factor.side == "weight")
     for factor in use.factors:
-        if not _holds(factor, coverage):
+        if factor.side == "weight" or not _holds(factor, coverage):
             continue
         rows = _rows(features.positions(factor.ids), factor)
         if len(rows) > MOST_ROWS or any(_is_live(row, features) for row in rows):
             continue
         terms = [(*term, row) for term in terms for row in rows]
-    return [Need(term) for term in terms]
+    return [Need(term, own=own) for term in terms]
 
 
 def _holds(factor: Factor, coverage: Coverage) -> bool:
@@ -131,7 +149,7 @@ def _is_live(positions: Positions, features: Features) -> bool:
 
 def _distinct(needs: Iterable[Need]) -> list[Need]:
     """Each need once: several paths through a computation often end in the same."""
-    found = {(tuple(map(_key, n.factors)), tuple(map(_key, n.mixed))): n for n in needs}
+    found = {tuple(tuple(map(_key, p)) for p in (n.factors, n.mixed, n.own)): n for n in needs}
     return list(found.values())
 
 

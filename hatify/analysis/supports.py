@@ -22,7 +22,7 @@ from hatify.analysis.call import (
     written,
 )
 from hatify.analysis.effect import Effect
-from hatify.analysis.support import live
+from hatify.analysis.support import Support, live
 from hatify.analysis.variables import Variables
 
 # A raw parameter larger than this (a table of embeddings) is not followed entry by entry, but by its last dimension.
@@ -121,9 +121,13 @@ def _couple_calls(node: Node, effect: Effect, earlier: dict[Any, Effect], variab
         return
     weights = tuple((argument, value) for argument, value in locations(node) if argument in arguments)
     first = earlier.setdefault((node.target, weights), effect)
-    for one, other in zip(first.gates, effect.gates, strict=False):
-        if one.ids.shape == other.ids.shape:
-            variables.combine(one.ids, other.ids)
+    for one, other in zip(_masked_features(first), _masked_features(effect), strict=False):
+        if one.shape == other.shape:
+            variables.combine(one, other)
+
+
+def _masked_features(effect: Effect) -> list[Support]:
+    return [gate.ids for gate in effect.gates] + effect.masks_of_weights
 
 
 def find_weights(graph: Graph, rules: Rules) -> frozenset[Node]:
@@ -176,7 +180,9 @@ def apply_rule(call: Call, rules: Rules) -> Effect:
 def _as_open(effect: Effect) -> Effect:
     """A last layer that all tasks share: each of its outputs is every task's."""
     assert not isinstance(effect.result, tuple)
-    return replace(effect, result=live(effect.result.ndim), reads=(*effect.reads, *effect.flows), flows=(), gates=())
+    uses = tuple(replace(u, factors=tuple(f for f in u.factors if f.side != "weight")) for u in effect.uses)
+    reads = (*effect.reads, *effect.flows)
+    return replace(effect, result=live(effect.result.ndim), reads=reads, flows=(), gates=(), uses=uses)
 
 
 def _as_head(effect: Effect) -> Effect:

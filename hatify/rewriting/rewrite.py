@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import locations
+from hatify.analysis.call import is_parameter, locations
 from hatify.analysis.plan import Plan
 from hatify.rewriting.heads import Head
 from hatify.rewriting.layers import HATLayer, OperatorCall, Slot, for_each_example, gate, read
@@ -46,10 +46,10 @@ class Rewriter:
         self._hand_out_per_task()
         for node in list(self.graph.nodes):
             gated = self.plan.gates.get(node)
-            if gated is not None and gated.placement == "multiplied":
+            if gated is not None and gated.placement == "multiplied" and not self._is_masked_by_layers(node):
                 self._multiply(self._read_as.get(node, node), gated.masks)
             if self._needs_layer(node):
-                self._replace(node, gated.masks if gated and gated.placement == "folded" else ())
+                self._replace(node, (*self._folded(node), *self._masks_of_weights(node)))
         self.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output") or not _is_plumbing(n))
         self.graph.lint()
 
@@ -95,6 +95,24 @@ class Rewriter:
             return False
         weighted = bool(effect.uses or effect.per_task) and self._owner_of(node) is not None
         return weighted or (gated is not None and gated.placement == "folded")
+
+    def _folded(self, node: Node) -> Masks:
+        """The masks of a call that its weights carry."""
+        gated = self.plan.gates.get(node)
+        return gated.masks if gated is not None and gated.placement == "folded" else ()
+
+    def _masks_of_weights(self, node: Node) -> Masks:
+        """The masks of a call's weights themselves, for its layer to multiply."""
+        weights = ((a, v) for a, v in locations(node) if isinstance(v, Node) and self._is_masked_by_layers(v))
+        return tuple(
+            (positions.ravel(), {argument: positions.shape})
+            for argument, weight in weights
+            for positions, _ in self.plan.gates[weight].masks
+        )
+
+    def _is_masked_by_layers(self, node: Node) -> bool:
+        """Whether a node is a parameter that layers alone use, so that they can multiply it with its masks."""
+        return is_parameter(node) and node in self.plan.gates and all(map(self._owner_of, node.users))
 
     def _owner_of(self, node: Node) -> str | None:
         """The one module that holds all the parameters of a weighted call."""

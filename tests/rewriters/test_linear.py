@@ -243,8 +243,8 @@ def test_bilinear() -> None:
 
 
 @pytest.mark.parametrize("over", ["tokens", "lines"])
-def test_a_linear_layer_over_positions_serves_all_features(over: str) -> None:
-    """Its weight mixes positions of each feature, so every task needs it whole."""
+def test_a_linear_layer_over_positions_is_shared_by_its_rows(over: str) -> None:
+    """Its weight mixes positions of each feature and serves them all: its rows have a mask of their own."""
 
     class MixPositions(nn.Module):
         def __init__(self) -> None:
@@ -255,7 +255,15 @@ def test_a_linear_layer_over_positions_serves_all_features(over: str) -> None:
             return self.mix(x.transpose(1, 2)).transpose(1, 2) if over == "tokens" else self.mix(x)
 
     size = 30 if over == "tokens" else 72
-    check_between(over, MixPositions(), locked=size, gates=1)
+    net = check_between(over, MixPositions(), one_sided=size, gates=1)
+    assert net.registry.groups["middle.mix"].num_features == net.get_parameter("middle.mix.bias").numel()
+    assert "middle.mix" in {node.target for node in net.graph.nodes if node.op == "call_module"}
+
+
+def test_a_linear_layer_over_positions_that_is_called_twice_has_one_mask() -> None:
+    mix = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
+    net = check_between("lines", nn.Sequential(mix, mix), one_sided=72)
+    assert [name for name in net.registry.groups if "middle" in name] == ["middle.0.0"]
 
 
 def test_a_transposed_weight_is_sound() -> None:
