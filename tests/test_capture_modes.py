@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatify import HATModule, hatify
+from hatify.capture.modes import when_training
 from hatify.verification import draw_masks, perturb, scramble
 
 
@@ -52,6 +53,17 @@ class DropPath(Network):
 class DropoutIfTraining(Network):
     def between(self, x: Tensor) -> Tensor:
         return F.dropout(x, 0.3) if self.training else x
+
+
+class DropoutOfAWeight(Network):
+    """As DeBERTa's relative positions: each layer drops entries of the same parameter anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.dropout = nn.Parameter(torch.randn(6)), nn.Dropout(0.3)
+
+    def between(self, x: Tensor) -> Tensor:
+        return (x + self.dropout(self.bias)) * self.dropout(self.bias)
 
 
 class AlwaysDropout(Network):
@@ -137,6 +149,7 @@ MODELS = [
     NoiseAsLargeAsTheSignal,
     DropPath,
     DropoutIfTraining,
+    DropoutOfAWeight,
     AlwaysDropout,
     TwoFunctions,
     OwnStatistics,
@@ -185,6 +198,11 @@ def test_a_trained_task_stays_as_it_is(kind: type[Network]) -> None:
 @torch.no_grad()
 def answer(net: HATModule, x: Tensor) -> Tensor:
     return net.eval()(x, task_id=0)
+
+
+def test_dropouts_of_one_parameter_need_no_choice_between_modes() -> None:
+    net = hatify(DropoutOfAWeight(), num_tasks=2)
+    assert not [node for node in net.graph.nodes if node.target is when_training]
 
 
 def test_gradients_in_train_mode() -> None:

@@ -97,7 +97,10 @@ def _kind(node: Node) -> Hashable:
     """What must be alike in two calls that can be one: all but operands that are computed, and flags."""
     value = node.meta.get("val")
     tensor = (value.dtype, value.dim()) if isinstance(value, torch.Tensor) else type(value).__name__
-    arguments = map_aggregate((_spelled_out(node, None), node.kwargs), _kind_of_argument)
+    given = _spelled_out(node, None)
+    if node.target in DROPOUTS:
+        given = (_before_dropout(given[0]), *given[1:])
+    arguments = map_aggregate((given, node.kwargs), _kind_of_argument)
     return str(node.target), node.meta.get("module_path"), tensor, repr(arguments)
 
 
@@ -272,6 +275,8 @@ class _Merge:
             return self._neutralized(mine, other)
         if _is_laid_out(other, mine, self._eval_only):
             return other
+        if isinstance(mine, Node) and _before_dropout(other) is mine:
+            return mine
         return self._choice.between(mine, other)
 
     def _neutralized(self, ours: Any, value: Node) -> Any:
@@ -321,6 +326,13 @@ def _is_laid_out(theirs: Any, value: Any, eval_only: set[Node]) -> bool:
         if theirs is value:
             return True
     return False
+
+
+def _before_dropout(value: Any) -> Any:
+    """A value, before dropouts that do nothing in eval mode: a trace reads there what they return, the value itself."""
+    while isinstance(value, Node) and value.target in DROPOUTS and value.args[2] is not True:
+        value = value.args[0]
+    return value
 
 
 def _inputs(train: Graph, evaluation: Graph) -> Iterator[tuple[Node, Node]]:
