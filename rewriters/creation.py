@@ -35,11 +35,20 @@ def zeros(call: Call) -> Effect:
     aten.rand_like,
     aten.randn,
     aten.randn_like,
+    aten.randint,
+    aten.randint_like,
+    aten.randperm,
     aten.bernoulli.p,
     aten.bernoulli_.float,
+    aten.uniform,
+    aten.uniform_,
+    aten.normal_functional,
+    aten.normal_,
+    aten.exponential,
+    aten.exponential_,
 )
 def live(call: Call) -> Effect:
-    """A tensor that is an operand (of `ones_like`) lends its shape only."""
+    """A tensor that is an operand (of `ones_like`, or one that is filled with random numbers) lends its shape only."""
     return call.live(shapes=call.operands)
 
 
@@ -77,6 +86,7 @@ def live(call: Call) -> Effect:
     aten.huber_loss,
     aten.kl_div,
     aten.argsort,
+    aten.multinomial,
     aten.isfinite,
     aten.cosine_similarity,
     aten.pairwise_distance,

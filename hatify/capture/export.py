@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +92,7 @@ def _export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
     dynamic = pytree.tree_map(
         lambda v: {0: Dim.AUTO} if isinstance(v, torch.Tensor) and v.dim() > 0 else None, arguments
     )
-    with warnings.catch_warnings(), _without_fused_attention():
+    with warnings.catch_warnings(), _without_fused_attention(), _without_idle_conversions():
         # recurrent layers re-assign their weights in forward; the export restores them, but warns
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         return torch.export.export(model, *arguments, dynamic_shapes=_by_parameter(model, *dynamic), strict=False)
@@ -112,6 +112,22 @@ def _without_fused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _without_idle_conversions() -> Iterator[None]:
+    """`self.layer.to(dtype)` in forward is refused by the export even where it changes nothing."""
+    apply = nn.Module._apply
+
+    def apply_unless_idle(module: nn.Module, function: Callable[[Any], Any], recurse: bool = True) -> nn.Module:
+        tensors = [*module.parameters(recurse), *module.buffers(recurse)]
+        return module if all(function(tensor) is tensor for tensor in tensors) else apply(module, function, recurse)
+
+    nn.Module._apply = apply_unless_idle  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module._apply = apply  # type: ignore[method-assign]
 
 
 def _with_attributes(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:

@@ -36,6 +36,11 @@ LIVE: dict[str, Function] = {
     "eye": lambda x: torch.eye(WIDTH)[0],
     "tensor": lambda x: torch.tensor(0.5),
     "constant": lambda x: torch.tensor([0.5] * WIDTH),
+    "uniform": lambda x: torch.empty_like(x).uniform_(0.5, 0.5),
+    "normal": lambda x: torch.empty_like(x).normal_(0.5, 0.0),
+    "randint": lambda x: torch.randint(1, 2, (x.shape[0], WIDTH)),
+    "randint_like": lambda x: torch.randint_like(x.detach(), 1, 2),
+    "exponential": lambda x: torch.empty_like(x).exponential_().isfinite().float(),
     "one_hot": lambda x: torch.nn.functional.one_hot(torch.arange(2), WIDTH).sum(0).float(),
 }
 
@@ -55,6 +60,7 @@ END_FEATURES: dict[str, Function] = {
     "searchsorted": lambda x: torch.searchsorted(torch.linspace(-1, 1, 5), x).float(),
     "meshgrid": lambda x: torch.meshgrid(x[0], x[1], indexing="ij")[0][:1].expand(x.shape),
     "cross_entropy": lambda x: F.cross_entropy(x, x.argmax(1)).expand(x.shape),
+    "multinomial": lambda x: (torch.multinomial(x.detach().abs() + 1, 1) >= 0).float().expand(x.shape),
     "mse_loss": lambda x: F.mse_loss(x, x.tanh()).expand(x.shape),
     "binary_cross_entropy": lambda x: F.binary_cross_entropy_with_logits(x, x.sigmoid()).expand(x.shape),
 }
