@@ -206,6 +206,25 @@ def test_double_and_half_precision_follow_the_network() -> None:
     assert halved(torch.randn(2, 1, 6, 6).bfloat16(), task_id=1).dtype == torch.bfloat16
 
 
+def test_a_layer_that_forward_casts_to_the_dtype_that_it_has() -> None:
+    class Casts(nn.Module):
+        """As transformers' routers: the layer is assigned anew in forward."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.router, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.router = self.router.to(x.dtype)
+            return self.head(self.router(x).relu())
+
+    model = Casts()
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 4),))
+    assert {"router", "head"} <= {node.target for node in net.graph.nodes if node.op == "call_module"}
+    equal_in_both_modes(model, net, torch.randn(3, 4))
+    assert model.half().router.weight.dtype is torch.float16
+
+
 def test_in_place_operators_on_shared_tensors() -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
