@@ -120,8 +120,10 @@ def _without_idle_conversions() -> Iterator[None]:
     apply = nn.Module._apply
 
     def apply_unless_idle(module: nn.Module, function: Callable[[Any], Any], recurse: bool = True) -> nn.Module:
-        tensors = [*module.parameters(recurse), *module.buffers(recurse)]
-        return module if all(function(tensor) is tensor for tensor in tensors) else apply(module, function, recurse)
+        held = [*module.parameters(recurse), *module.buffers(recurse)]
+        like_them = [torch.empty(0, dtype=tensor.dtype, device=tensor.device) for tensor in held]
+        idle = all(function(t).dtype == t.dtype and function(t).device == t.device for t in like_them)
+        return module if idle else apply(module, function, recurse)
 
     nn.Module._apply = apply_unless_idle  # type: ignore[method-assign]
     try:
