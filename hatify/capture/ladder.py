@@ -90,7 +90,8 @@ def _step_down(model: nn.Module, arguments: Arguments, attempt: _Attempt, traini
     attempt.eval_only = [other for other in attempt.eval_only if not f"{other}.".startswith(f"{path}.")]
     _warn(
         f"{path} ({type(model.get_submodule(path)).__name__}) cannot be captured ({reason}): the converted network "
-        "calls it as it is, with its parameters kept once a task or locked whole"
+        f"calls it as it is, with its parameters ({_share(model, path):.0%} of the model's) kept once a task, or "
+        "locked whole by the first task that trains"
     )
 
 
@@ -102,6 +103,12 @@ def warn_of_lost_training(model: nn.Module, traces: Traces) -> None:
             f"{path or 'the model'} ({type(module).__name__}) can only be captured in eval mode: what it does by "
             "itself in train mode alone (layer drop, say) is lost, except for dropout; its submodules follow the mode"
         )
+
+
+def _share(model: nn.Module, path: str) -> float:
+    """The share of a model's parameters that a submodule holds."""
+    own, whole = (sum(p.numel() for p in module.parameters()) for module in (model.get_submodule(path), model))
+    return own / max(whole, 1)
 
 
 def _warn(message: str) -> None:
