@@ -88,7 +88,6 @@ WAVES: Options = BLOCKS | {
     "conv_stride": (5, 2, 2),
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
-    "apply_spec_augment": False,  # draws its masks with NumPy: they would be constants of the example's batch
 }
 TOWERS: Options = {"text_config": ENCODER, "vision_config": PATCHES}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -87,6 +88,121 @@ def test_layer_drop_of_transformers() -> None:
     assert torch.equal(net.eval()(input_values=x).logits, model.eval()(input_values=x).logits)
 
 
+def draw_mask(x: Tensor) -> Tensor:
+    return torch.from_numpy(np.random.rand(*x.shape).astype(np.float32))
+
+
+class Masks(nn.Module):
+    """As transformers' SpecAugment: Python sees the batch size in train mode. Dropout of its own and in a submodule."""
+
+    def __init__(self, mask: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))
+        self.mask = mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(self.layer(x).relu(), 0.5, self.training)
+        return x * self.mask(x) if self.training else x
+
+
+class Masker(nn.Module):
+    """Sees the batch size in both modes, but is called in train mode alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return draw_mask(x)
+
+
+def masked_twice(mask: Callable[[Tensor], Tensor]) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), Masks(mask), Masks(mask), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        draw_mask,
+        Masker(),
+        lambda x: x * int(x.shape[0]),
+        lambda x: x * len(x),
+        lambda x: torch.stack([row.tanh() for row in x]),
+        lambda x: sum((x * i for i in range(x.shape[0])), start=x),
+    ],
+    ids=["numpy", "submodule", "int", "len", "rows", "range"],
+)
+def test_masks_that_fix_the_batch_are_lost_but_dropout_is_not(mask: Callable[[Tensor], Tensor]) -> None:
+    model = masked_twice(mask)
+    perturb(model)
+    with pytest.warns(CaptureWarning) as warned:
+        net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 4),))
+    said = [str(warning.message).partition(":")[0] for warning in warned]
+    assert said == [f"{path} (Masks) can only be captured in eval mode" for path in (1, 2)]
+    x = torch.randn(5, 4)
+    unmasked = masked_twice(torch.ones_like)
+    unmasked.load_state_dict(model.state_dict())
+    for training in (True, False):
+        outputs = []
+        for module in (net.train(training), unmasked.train(training)):
+            torch.manual_seed(0)
+            outputs.append(module(x))
+        assert torch.equal(*outputs)
+        assert torch.equal(net(x), outputs[0]) is not training
+    check(model, net, x)
+
+
+def test_masks_of_transformers() -> None:
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    config = Wav2Vec2Config(
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(8, 8),
+        conv_stride=(5, 2),
+        conv_kernel=(10, 3),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        layerdrop=0.0,
+        apply_spec_augment=True,
+    )
+    model = Wav2Vec2ForCTC(config)
+    perturb(model)
+    x = torch.randn(3, 400)
+    with pytest.warns(CaptureWarning, match=r"wav2vec2 \(Wav2Vec2Model\) can only be captured in eval mode"):
+        net = hatify(model, num_tasks=2, example_inputs={"input_values": x[:2]})
+    assert torch.equal(net.eval()(input_values=x).logits, model.eval()(input_values=x).logits)
+    assert not torch.equal(*(net.train()(input_values=x).logits for _ in range(2)))
+
+
+class FixedByPyTorch(nn.Module):
+    """PyTorch's own code needs the number of rows, in train mode alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 + x.take_along_dim(x.argmax(1, keepdim=True), 1) if self.training else x
+
+
+class FixedInBothModes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (len(x) if self.training else 2 * len(x))
+
+
+@pytest.mark.parametrize("fixed", [FixedByPyTorch, FixedInBothModes])
+def test_train_mode_is_kept_where_the_batch_stays_fixed_without_it(fixed: type[nn.Module]) -> None:
+    class OwnTrainMode(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * len(x) if self.training else x
+
+    model = nn.Sequential(nn.Linear(4, 8), OwnTrainMode(), fixed(), nn.Linear(8, 3))
+    x = torch.randn(2, 4)
+    perturb(model)
+    with pytest.warns(CaptureWarning) as warned:
+        net = hatify(model, num_tasks=2, example_inputs=(x,))
+    assert ["it takes batches of 2 only" in str(warning.message) for warning in warned] == [True]
+    for training in (True, False):
+        assert torch.equal(net.train(training)(x), model.train(training)(x))
+
+
 class Chooses(nn.Module):
     """Looks at values, and has parameters, a buffer and a norm of its own."""
 
@@ -152,6 +268,13 @@ def test_a_submodule_that_cannot_be_captured_is_called_as_it_is(inner: type[nn.M
         assert torch.equal(net(x), model(x))
         for name, buffer in model.named_buffers():
             assert torch.equal(net.get_buffer(name), buffer), name
+    check(model, net, torch.randn(5, 4))
+
+
+def test_a_module_in_two_places_can_be_a_leaf() -> None:
+    inner = Chooses()
+    model = nn.Sequential(nn.Linear(4, 8), inner, nn.Linear(6, 8), inner, nn.Linear(6, 3))
+    net = convert(model, torch.randn(2, 4), r"1 \(Chooses\) cannot be captured")
     check(model, net, torch.randn(5, 4))
 
 

@@ -24,6 +24,7 @@ from hatify.capture.modes import merge_modes, restore_dropout
 from hatify.capture.mutations import drop_counters, mutates, return_outputs
 from hatify.capture.opaque import run_leaves
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
+from hatify.capture.sizes import fixed_size
 from hatify.capture.views import base_of
 from hatify.errors import CaptureError, CaptureWarning
 
@@ -230,12 +231,7 @@ def _shape_pattern(values: Sequence[Any]) -> tuple[int | None, ...] | None:
     if not isinstance(values[0], torch.Tensor):
         return None
     sizes = zip(*(value.shape for value in values), strict=True)
-    return tuple(next((size for size in map(_fixed, same) if size is not None), None) for same in sizes)
-
-
-def _fixed(size: int | torch.SymInt) -> int | None:
-    """A size that the graph depends on; None if it may differ."""
-    return size if isinstance(size, int) else size.node.maybe_as_int()
+    return tuple(next((size for size in map(fixed_size, same) if size is not None), None) for same in sizes)
 
 
 def _warn_of_fixed_batch(shapes: Sequence[tuple[int | None, ...] | None]) -> None:

@@ -1,7 +1,8 @@
 """Tracing in rungs: what cannot be traced as it is in train mode is traced with as little lost as can be.
 
 1. The model in train mode, and in eval mode.
-2. A module that chooses its layers in train mode (layer drop) stays in eval mode; its submodules do not.
+2. A module that chooses its layers in train mode (layer drop) stays in eval mode; its submodules do not. So does one
+   whose own code makes a number of the batch size in train mode alone (masks drawn by NumPy).
 3. A submodule that cannot be traced at all becomes an opaque leaf.
 4. An error that names the submodule, the line and what to do.
 """
@@ -12,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from hatify.capture.frames import is_of_pytorch, module_paths, owner
 from hatify.capture.inputs import Arguments
 from hatify.capture.opaque import OpaqueLeaf, make_leaf, run_once, traced_as_leaves
+from hatify.capture.sizes import batch_sizes, find_makers_of_numbers
 from hatify.errors import CaptureError, CaptureWarning, InputError
 
 Export = Callable[[nn.Module, Arguments], ExportedProgram]
@@ -67,7 +70,45 @@ def trace(model: nn.Module, arguments: Arguments, export: Export) -> Traces:
                 break
         else:
             train, evaluation = programs
-            return Traces(train, evaluation, tuple(attempt.eval_only), attempt.leaves)
+            traces = Traces(train, evaluation, tuple(attempt.eval_only), attempt.leaves)
+            return _with_free_batch(model, arguments, export, traces)
+
+
+def _with_free_batch(model: nn.Module, arguments: Arguments, export: Export, traces: Traces) -> Traces:
+    """Where train mode alone fixes the batch, keep the modules whose own code does so in eval mode.
+
+    A module that goes on making a number of the size was told to by one around it, which is next. Where none is left
+    and the batch is still fixed, or without their train mode the model cannot be traced, nothing is taken from them.
+    """
+    if not _is_fixed_by_train_mode(traces):
+        return traces
+    eval_only, tried = list(traces.eval_only), set(traces.eval_only)
+    while True:
+        try:
+            with (
+                _mode(model, True, eval_only),
+                traced_as_leaves(model, traces.leaves),
+                find_makers_of_numbers(model) as makers,
+            ):
+                train = export(model, arguments)
+        except Exception:
+            return traces
+        attempt = replace(traces, train=train, eval_only=tuple(eval_only))
+        if not _is_fixed_by_train_mode(attempt):
+            return attempt
+        path = next((path for path in makers if path not in tried), None)
+        if path is None:
+            return traces
+        if makers[0] in eval_only and makers[0] not in traces.eval_only:
+            eval_only.remove(makers[0])
+        eval_only.append(path)
+        tried.add(path)
+
+
+def _is_fixed_by_train_mode(traces: Traces) -> bool:
+    """Whether the trace of train mode depends on a batch size that may differ in eval mode."""
+    sizes = zip(batch_sizes(traces.train), batch_sizes(traces.evaluation), strict=True)
+    return any(in_eval is None and in_train is not None for in_train, in_eval in sizes)
 
 
 def _step_down(model: nn.Module, arguments: Arguments, attempt: _Attempt, training: bool, error: Exception) -> None:
@@ -101,7 +142,8 @@ def warn_of_lost_training(model: nn.Module, traces: Traces) -> None:
         module = model.get_submodule(path)
         _warn(
             f"{path or 'the model'} ({type(module).__name__}) can only be captured in eval mode: what it does by "
-            "itself in train mode alone (layer drop, say) is lost, except for dropout; its submodules follow the mode"
+            "itself in train mode alone (layer drop, masks drawn by NumPy) is lost, except for dropout; its submodules "
+            "follow the mode"
         )
 
 
@@ -151,19 +193,18 @@ def _explain(model: nn.Module, error: Exception) -> str:
 
 def _culprit(model: nn.Module, error: BaseException) -> str:
     """The path of the innermost submodule that the error went through."""
-    names = {id(module): name for name, module in model.named_modules()}
-    owners = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__))
-    paths = [names[id(owner)] for owner in owners if isinstance(owner, nn.Module) and id(owner) in names]
-    return paths[-1] if paths else ""
+    paths = module_paths(model)
+    owners = [owner(frame, paths) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((path for path in reversed(owners) if path is not None), "")
 
 
 def _where(model: nn.Module, error: BaseException) -> str:
     """The innermost submodule and the innermost line outside PyTorch that the error went through."""
     path = _culprit(model, error)
-    library, line = Path(torch.__file__).parent, ""
+    line = ""
     for frame, number in traceback.walk_tb(error.__traceback__):
         file = Path(frame.f_code.co_filename)
-        if library not in file.parents and file.parent != Path(__file__).parent and file.is_file():
+        if not is_of_pytorch(frame) and file.parent != Path(__file__).parent and file.is_file():
             line = f"{file.name}:{number} in {frame.f_code.co_name}"
     return f"in {path or 'the model'}, {type(model.get_submodule(path)).__name__}, {line or 'inside PyTorch'}"
 

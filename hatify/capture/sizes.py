@@ -1,0 +1,79 @@
+"""The batch size while a model is traced: whether the graph depends on it, and whose code made a number of it.
+
+A size is symbolic until someone needs its number: from then on the graph is one for batches of the example's size.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx.experimental.sym_node import SymNode
+
+from hatify.capture.frames import is_of_pytorch, module_paths, owner
+
+# What Python calls for int(n), range(n), len(x) or NumPy's shapes, and for loops over a tensor.
+CONVERSIONS = {"__int__", "__index__", "__iter__"}
+
+
+def fixed_size(size: int | torch.SymInt) -> int | None:
+    """A size that the graph depends on; None if it may differ."""
+    return size if isinstance(size, int) else size.node.maybe_as_int()
+
+
+def batch_sizes(program: ExportedProgram) -> tuple[int | None, ...]:
+    """The first dimension of each input that has one; None where it may differ."""
+    specs = program.graph_signature.input_specs
+    inputs = {spec.arg.name for spec in specs if spec.kind is InputKind.USER_INPUT}
+    values = (node.meta.get("val") for node in program.graph.find_nodes(op="placeholder") if node.name in inputs)
+    return tuple(fixed_size(value.shape[0]) for value in values if isinstance(value, torch.Tensor) and value.dim() > 0)
+
+
+@contextmanager
+def find_makers_of_numbers(model: nn.Module) -> Iterator[list[str]]:
+    """Find, while `model` is traced, the first own code of a module that makes a number of a symbolic size.
+
+    Gives the paths of the modules whose code was running then, from the inside out; none if PyTorch alone did so.
+    """
+    paths = module_paths(model)
+    makers: list[str] = []
+    sizes: Any = SymNode
+    guard_int = sizes.guard_int
+
+    def watched(node: SymNode, file: str, line: int) -> int:
+        symbolic = node.maybe_as_int() is None
+        number: int = guard_int(node, file, line)
+        if symbolic and not makers and node.maybe_as_int() is not None:
+            makers.extend(_makers(sys._getframe(1), paths))
+        return number
+
+    sizes.guard_int = watched
+    try:
+        yield makers
+    finally:
+        sizes.guard_int = guard_int
+
+
+def _makers(innermost: FrameType, paths: Mapping[int, str]) -> Iterator[str]:
+    """The modules whose own code converts a size in the innermost frame; none if PyTorch's code does."""
+    frames = [frame for frame, _ in traceback.walk_stack(innermost)]
+    inside = next((i for i, frame in enumerate(frames) if _is_conversion(frame)), None)
+    if inside is None or any(owner(frame, paths) is not None for frame in frames[:inside]):
+        return  # the latter: a module of PyTorch's own
+    owners = (owner(frame, paths) for frame in frames[inside + 1 :] if not is_of_pytorch(frame))
+    yield from dict.fromkeys(path for path in owners if path is not None)
+
+
+def _is_conversion(frame: FrameType) -> bool:
+    """Whether code outside PyTorch asked here for what Python needs a number for."""
+    caller = frame.f_back
+    asked = frame.f_code.co_name in CONVERSIONS and is_of_pytorch(frame)
+    return asked and caller is not None and not is_of_pytorch(caller)
