@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -104,7 +105,7 @@ def totals(results: dict[str, Result]) -> str:
         return f"0 of {len(results)} pass"
 
     median = statistics.median
-    beyond = [row.seconds - 2 * row.capture_seconds for row in rows if row.capture_seconds is not None]
+    beyond = [row.seconds - 2 * row.capture_seconds for row in rows if row.capture_seconds is not None] or [math.nan]
     return (
         f"{sum(map(passed, results.values()))} of {len(results)} pass; plastic {median(r.plastic for r in rows):.3f} "
         f"in the median, {min(r.plastic for r in rows):.3f} at least; unfollowed "
