@@ -14,7 +14,7 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 
 from hatify.capture.calls import call, is_tensor
-from hatify.capture.views import assigned, base_of, same_entries, source
+from hatify.capture.views import assigned, base_of, same_entries, same_sizes, source
 from hatify.errors import CaptureError
 
 aten = torch.ops.aten
@@ -92,8 +92,10 @@ def _follow(graph: Graph, write: Node, keep_in_place: bool, outliving: dict[Node
         return _read_after(write, {written: write})
     with graph.inserting_before(write):
         values = {base: _new_base(graph, write)}
-        for node in (written, *read):
+    for node in (written, *read):
+        with graph.inserting_before(max(node, write)):  # a view's bounds may be computed behind the write
             _renew(graph, node, values)
+    with graph.inserting_before(write):
         original = next((node for node, latest in outliving.items() if base_of(latest) is base), base)
         if original.op in ("get_attr", "placeholder"):
             outliving[original] = _renew(graph, outliving.get(original, base), values)
@@ -142,7 +144,7 @@ def _as_stored(graph: Graph, value: Node, written: Node, write: Node) -> Node:
     """A value with the dtype and the shape of the memory that it is written to."""
     if value.meta["val"].device != written.meta["val"].device or value.meta["val"].dtype != written.meta["val"].dtype:
         value = call(graph, aten.type_as.default, value, written, like=write)
-    if value.meta["val"].shape != written.meta["val"].shape:
+    if not same_sizes(value.meta["val"].shape, written.meta["val"].shape):
         value = call(graph, aten.expand_as.default, value, written, like=write)
     return value
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from hatify.capture.calls import call, is_tensor
 
@@ -70,6 +71,11 @@ def base_of(node: Node) -> Node:
     while (above := source(node)) is not None:
         node = above
     return node
+
+
+def same_sizes(one: Sequence[int | torch.SymInt], other: Sequence[int | torch.SymInt]) -> bool:
+    """Whether sizes are the same in every call, as far as is known: those that only the data tells may differ."""
+    return len(one) == len(other) and all(statically_known_true(a == b) for a, b in zip(one, other, strict=True))
 
 
 def same_entries(one: Node, other: Node) -> bool:
@@ -194,8 +200,8 @@ def _is_whole(view: Node, base: Node) -> bool:
     """Whether a view is all of its base, entry by entry (`detach`, `contiguous` that had nothing to do)."""
     a: Tensor = view.meta["val"]
     b: Tensor = base.meta["val"]
-    where = (a.storage_offset(), a.shape, a.stride()) == (b.storage_offset(), b.shape, b.stride())
-    return where and a.dtype == b.dtype
+    layouts = ((t.storage_offset(), *t.shape, *t.stride()) for t in (a, b))
+    return a.dtype == b.dtype and same_sizes(*layouts)
 
 
 def _storage(node: Node) -> int:
