@@ -13,6 +13,7 @@ from hatify.analysis.effect import Effect
 from hatify.analysis.support import Support, compress, expand, varies
 from rewriters.elementwise import combined_supports, elementwise, is_zero
 from rewriters.registry import rewriter
+from rewriters.views import indexed_dimensions, is_mask, kept_around
 
 aten = torch.ops.aten
 
@@ -59,28 +60,27 @@ def written(call: Call, source: Node, dimensions: Sequence[int]) -> Effect:
 
 @rewriter(aten.index_put)
 def put_at_indices(call: Call) -> Effect:
-    """`x[i, j] = values`, where indices or masks stand for the first dimensions."""
+    """`x[i, :, mask] = values`: each place holds the features of both, along the dimensions that are not indexed."""
     target, values, indices = call["self"], call["values"], call["indices"]
-    indexed = sum(_dimensions_of(index) for index in indices)
-    support, other = call.support(target), call.support(values)
-    kept = support.ndim - indexed
-    behind = other.shape[max(other.ndim - kept, 0) :]
-    in_front = other.shape[: max(other.ndim - kept, 0)]
-    if (
-        any(index is None for index in indices)
-        or any(varies(support, d) for d in range(indexed))
-        or any(size > 1 for size in in_front)
-    ):
+    support = call.support(target)
+    indexed = indexed_dimensions(indices)
+    if not indexed or any(varies(support, d) for d in indexed):
         return call.live(reads=(target, values))
-    return combined_supports(call, (target, values), (support, other.reshape(behind)))
+    other = _unindexed(call.support(values), indices, indexed, support.ndim)
+    if other is None:
+        return call.live(reads=(target, values))
+    return combined_supports(call, (target, values), (support, other))
 
 
-def _dimensions_of(index: Node | None) -> int:
-    """How many dimensions an index stands for: a mask has several."""
-    if index is None:
-        return 1
-    value = index.meta["val"]
-    return int(value.dim()) if value.dtype in (torch.bool, torch.uint8) else 1
+def _unindexed(values: Support, indices: Sequence[Node | None], indexed: Sequence[int], rank: int) -> Support | None:
+    """What is written to `x[indices]`, along the dimensions of `x`; None if it has structure along the indices'."""
+    front, back = kept_around(indexed, rank)
+    own = max(1 if is_mask(index) else index.meta["val"].dim() for index in indices if index is not None)
+    full = values.reshape((1,) * (len(front) + own + len(back) - values.ndim) + values.shape)
+    if any(varies(full, d) for d in range(len(front), len(front) + own)):
+        return None
+    kept = dict(zip([*front, *back], full.shape[: len(front)] + full.shape[len(front) + own :], strict=True))
+    return full.reshape([kept.get(d, 1) for d in range(rank)])
 
 
 @rewriter(aten.slice_scatter.default, aten.select_scatter.default)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, concrete, entries_per_example
+from hatify.analysis.call import Call, concrete, entries_per_example, is_tensor, is_unknown, unknown_dimensions
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import LIVE, ZERO, Support, broadcast, compress, expand, live, reshape, varies
 from rewriters.elementwise import elementwise
@@ -43,8 +43,10 @@ def moved_like(call: Call, support: Support) -> Effect:
     aten.unsqueeze,
 )
 def reshaped(call: Call) -> Effect:
-    operand = call["self"]
-    support = reshape(call.support(operand), call.shape(operand), call.result_shape)
+    operand, old, new = call["self"], call.shape(call["self"]), call.result_shape
+    if math.prod(old) != math.prod(new):
+        return call.live(reads=(operand,))  # parts of an unknown size, which are no whole number here
+    support = reshape(call.support(operand), old, new)
     return moved_like(call, support) if _repeats_over_batch(call, support) else call.live(reads=(operand,))
 
 
@@ -110,9 +112,12 @@ def broadcast_together(call: Call) -> Effect:
 def sliced(call: Call) -> Effect:
     operand, dimension = call["self"], call.dimension("dim", call["self"])
     support = call.support(operand)
+    bounds = call["start"], call["end"], call["step"]
     if varies(support, dimension):
-        bounds = [None if b is None else concrete(_value(b)) for b in (call["start"], call["end"], call["step"])]
-        support = support[(slice(None),) * dimension + (slice(*bounds),)]
+        if not all(bound is None or _is_known(bound) for bound in bounds):
+            return call.live(reads=(operand,))
+        numbers = [None if bound is None else concrete(_value(bound)) for bound in bounds]
+        support = support[(slice(None),) * dimension + (slice(*numbers),)]
     return moved(operand, compress(support))
 
 
@@ -121,6 +126,8 @@ def narrow(call: Call) -> Effect:
     operand, dimension = call["self"], call.dimension("dim", call["self"])
     support = call.support(operand)
     if varies(support, dimension):
+        if not (_is_known(call["start"]) and _is_known(call["length"])):
+            return call.live(reads=(operand,))
         start = concrete(_value(call["start"]))
         support = support.take(range(start, start + concrete(_value(call["length"]))), dimension)
     return moved(operand, compress(support))
@@ -129,7 +136,10 @@ def narrow(call: Call) -> Effect:
 @rewriter(aten.select.int)
 def select(call: Call) -> Effect:
     operand, dimension = call["self"], call.dimension("dim", call["self"])
-    return moved(operand, entry(call.support(operand), dimension, concrete(_value(call["index"]))))
+    support = call.support(operand)
+    if varies(support, dimension) and not _is_known(call["index"]):
+        return call.live(reads=(operand,))
+    return moved(operand, entry(support, dimension, concrete(_value(call["index"]))))
 
 
 def entry(support: Support, dimension: int, position: int) -> Support:
@@ -223,6 +233,8 @@ def split(call: Call) -> Effect:
     support = call.support(operand)
     if not varies(support, dimension):
         return Effect(tuple(support for _ in call.results), flows=(operand,))
+    if any(unknown_dimensions(piece) for piece in call.node.meta["val"]):
+        return call.live(reads=(operand,))
     ends = np.cumsum([shape[dimension] for shape in call.results])[:-1]
     return Effect(tuple(compress(s) for s in np.split(support, ends, axis=dimension)), flows=(operand,))
 
@@ -270,15 +282,18 @@ def repeat(call: Call) -> Effect:
     return moved(operand, np.tile(support, times))
 
 
-@rewriter(aten.repeat_interleave.self_int)
+@rewriter(aten.repeat_interleave.self_int, aten.repeat_interleave.self_Tensor)
 def repeat_interleave(call: Call) -> Effect:
-    operand = call["self"]
+    """The counts may be a tensor: exact along dimensions without structure."""
+    operand, repeats = call["self"], call["repeats"]
     support = call.support(operand)
     if call["dim"] is None:
         return moved(operand, support.reshape(1)) if support.size == 1 else call.live(reads=(operand,))
     dimension = call.dimension("dim", operand)
     if varies(support, dimension):
-        support = np.repeat(support, concrete(_value(call["repeats"])), dimension)
+        if is_tensor(repeats) or not _is_known(repeats):
+            return call.live(reads=(operand,))
+        support = np.repeat(support, concrete(_value(repeats)), dimension)
     return moved(operand, support)
 
 
@@ -380,26 +395,46 @@ def gather(call: Call) -> Effect:
 def index(call: Call) -> Effect:
     operand = call["self"]
     support = call.support(operand)
-    indexed = [d for d, i in enumerate(call["indices"]) if i is not None]
-    if any(varies(support, d) or _is_mask(call["indices"][d]) for d in indexed):
+    indexed = indexed_dimensions(call["indices"])
+    if not indexed or any(varies(support, d) for d in indexed):
         return call.live(reads=(operand,))
     return moved(operand, _indexed(support, indexed, len(call.result_shape)))
 
 
-def _is_mask(index: Node) -> bool:
+def indexed_dimensions(indices: Sequence[Node | None]) -> list[int]:
+    """The dimensions that are indexed: a mask has several; none where a mask has no dimension."""
+    indexed: list[int] = []
+    position = 0
+    for index in indices:
+        width = 1 if index is None or not is_mask(index) else index.meta["val"].dim()
+        if width == 0:
+            return []
+        indexed += [] if index is None else range(position, position + width)
+        position += width
+    return indexed
+
+
+def is_mask(index: Node) -> bool:
     """Whether an index is a mask, which may take several dimensions at once."""
     return index.meta["val"].dtype in (torch.bool, torch.uint8)
 
 
 def _indexed(support: Support, indexed: Sequence[int], rank: int) -> Support:
-    """Replace the indexed dimensions by those of the indices: in place if adjacent, else in front."""
-    kept = [d for d in range(support.ndim) if d not in indexed]
-    new = (1,) * (rank - len(kept))
+    """Replace the indexed dimensions by those of the indices."""
+    front, back = kept_around(indexed, support.ndim)
+    new = (1,) * (rank - len(front) - len(back))
+    return support.reshape(*(support.shape[d] for d in front), *new, *(support.shape[d] for d in back))
+
+
+def kept_around(indexed: Sequence[int], dimensions: int) -> tuple[list[int], list[int]]:
+    """The dimensions that are not indexed, before and behind where those of the indices go.
+
+    That is in place of indexed dimensions which are adjacent, else in front of all others.
+    """
+    kept = [d for d in range(dimensions) if d not in indexed]
     adjacent = list(indexed) == list(range(indexed[0], indexed[-1] + 1))
     front = [d for d in kept if d < indexed[0]] if adjacent else []
-    back = [d for d in kept if d not in front]
-    shape = [support.shape[d] for d in front] + list(new) + [support.shape[d] for d in back]
-    return support.reshape(shape)
+    return front, kept[len(front) :]
 
 
 @rewriter(aten.pad.default, aten.constant_pad_nd.default)
@@ -407,6 +442,8 @@ def pad(call: Call) -> Effect:
     """Padding with zeros is zero under every mask; padding with entries of the tensor repeats a support."""
     operand = call["self"]
     support = call.support(operand)
+    if not all(_is_known(amount) for amount in call["pad"]):
+        return call.live(reads=(operand,))
     widths = _pad_widths(call, support.ndim)
     structured = [width if varies(support, d) else (0, 0) for d, width in enumerate(widths)]
     is_constant = "mode" not in call or call["mode"] == "constant"
@@ -430,6 +467,11 @@ def _cropped_and_padded(support: Support, widths: Sequence[tuple[int, int]]) -> 
     kept = tuple(slice(max(-before, 0), -max(-behind, 0) or None) for before, behind in widths)
     added = [(max(before, 0), max(behind, 0)) for before, behind in widths]
     return np.pad(support[kept], added, constant_values=ZERO)
+
+
+def _is_known(argument: object) -> bool:
+    """Whether a size does not depend on the data."""
+    return not is_unknown(_value(argument))
 
 
 def _value(argument: object) -> int | torch.SymInt:

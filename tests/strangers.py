@@ -1511,6 +1511,220 @@ class WrittenInPlace(nn.Module):
         return self.head(torch.relu(self.mix(shifted)))
 
 
+# Sizes that only the data tells.
+
+
+class Selecting(nn.Module):
+    """Two layers and a head, between which positions are selected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(12, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.relu(self.first(x))
+
+    def decode(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.second(x)))
+
+
+KEPT = mask(BATCH, 6)
+
+
+@stranger(plastic=0.67, x=SEQUENCE, keep=KEPT)
+class PositionsByMask(Selecting):
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        return self.decode(self.encode(x)[keep])
+
+
+@stranger(plastic=0.67, x=SEQUENCE)
+class PositionsByBuffer(Selecting):
+    """A mask that the model holds: how many entries it has is unknown all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("keep", torch.arange(6) % 2 == 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x)[:, self.keep]).mean(1)
+
+
+@stranger(plastic=0.50, x=SEQUENCE)
+class FeaturesByBuffer(Selecting):
+    """Which features the second layer reads is not known, so it reads live ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(16, 32)
+        self.register_buffer("keep", torch.arange(32) % 2 == 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x)[..., self.keep]).mean(1)
+
+
+@stranger(plastic=0.67, x=SEQUENCE)
+class PositionsThatMatter(Selecting):
+    """Which positions are selected follows from the features themselves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encode(x)
+        return self.decode(x[x.norm(dim=-1) > 0.5]).mean(0)
+
+
+@stranger(plastic=0.66, x=SEQUENCE, keep=KEPT)
+class PositionsByIndex(Selecting):
+    def forward(self, x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.encode(x)
+        rows, columns = torch.nonzero(keep, as_tuple=True)
+        return self.decode(x[rows, columns]), self.decode(x.flatten(0, 1)[torch.where(keep.flatten())[0]])
+
+
+@stranger(plastic=0.67, x=SEQUENCE, keep=KEPT)
+class TokensDropped(Selecting):
+    """A layer sees the tokens that are kept, and writes them back where they were."""
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        x = self.encode(x)
+        rest = torch.zeros_like(x)
+        rest[keep] = torch.relu(self.second(x[keep]))
+        return self.head(rest + x)
+
+
+@stranger(plastic=0.67, x=SEQUENCE)
+class PositionsOverwritten(Selecting):
+    """A learned token stands at some positions, as in masked modelling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = raw(32)
+        self.register_buffer("hidden", torch.arange(6) % 3 == 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x[:, self.hidden] = self.token
+        return self.decode(x)
+
+
+@stranger(plastic=0.67, x=SEQUENCE, keep=KEPT)
+class MeanOfSelected(Selecting):
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        x = self.encode(x)
+        chosen, others = x[keep], x[~keep]
+        return self.decode(x * torch.cat([chosen, others]).mean(0) + chosen.sum(0) / chosen.shape[0])
+
+
+@stranger(plastic=0.50, x=SEQUENCE)
+class MeanOfPositive(Selecting):
+    """Entries of all features in one line: they have no features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.decode(x) * x[x > 0].mean()
+
+
+@stranger(plastic=0.67, x=SEQUENCE, keep=KEPT)
+class AttentionOverSelected(Selecting):
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        x = self.encode(x)[keep].view(-1, 4, 8).transpose(0, 1)
+        x = (x @ x.transpose(1, 2)).softmax(-1) @ x
+        return self.decode(x.transpose(0, 1).flatten(1))
+
+
+@stranger(plastic=0.62, words=WORDS)
+class DistinctWords(Selecting):
+    """Computes each word of the batch once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(30, 32)
+
+    def forward(self, words: Tensor) -> Tensor:
+        distinct, places = torch.unique(words, return_inverse=True)
+        return self.head(torch.relu(self.second(self.embed(distinct)))[places])
+
+
+@stranger(plastic=0.67, x=VECTOR, counts=indices(3, BATCH))
+class RepeatedByCounts(Selecting):
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+        return self.decode(torch.repeat_interleave(self.encode(x), counts + 1, dim=0))
+
+
+@stranger(plastic=0.71, x=SEQUENCE)
+class RoutedExperts(Selecting):
+    """Each expert sees the tokens that choose it, maybe none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(12, 2)
+        self.experts = nn.ModuleList(mlp(32, 32, 32) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        route = self.router(x).softmax(-1)
+        x = self.encode(x)
+        mixed = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            chosen = route.argmax(-1) == number
+            mixed[chosen] = expert(x[chosen]) * route[chosen][:, number, None]
+        return self.head(torch.relu(mixed))
+
+
+@stranger(plastic=0.70, images=IMAGE, keep=mask(BATCH))
+class ImagesByMask(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 4)
+
+    def forward(self, images: Tensor, keep: Tensor) -> Tensor:
+        return self.head(torch.relu(self.second(torch.relu(self.first(images))[keep])).mean((2, 3)))
+
+
+@stranger(plastic=0.67, x=VECTOR)
+class RowsOfWeight(Selecting):
+    """A layer with some of a weight's rows: how many outputs it has is unknown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = raw(6, 32)
+        self.register_buffer("keep", torch.arange(6) % 2 == 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encode(x)
+        return self.decode(x) * F.linear(x, self.weight[self.keep]).mean(-1, keepdim=True)
+
+
+@stranger(plastic=0.50, x=SEQUENCE, keep=KEPT)
+class SelectedAndTurned(Selecting):
+    """Mixes positions and features: nothing is known of the result."""
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        return self.decode(self.encode(x)[keep].reshape(32, -1).t())
+
+
+@stranger(plastic=0.67, x=SEQUENCE, keep=KEPT)
+class SelectedInPlace(Selecting):
+    """Writes into views of a tensor of unknown size."""
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        x = self.first(x)[keep]
+        x[:, :8] *= 2
+        x[x.shape[0] // 2 :] *= 0.5
+        x[0] = 0
+        return self.decode(x)
+
+
+@stranger(plastic=0.67, x=SEQUENCE, keep=KEPT)
+class SelectedInTraining(Selecting):
+    """Drops tokens in train mode alone."""
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        x = self.encode(x)
+        if self.training:
+            x = x[torch.rand(x.shape[:2]) > 0.1]
+        else:
+            x = torch.cat([x[keep], x[~keep]])
+        return self.decode(x)
+
+
 # Operators that nobody has a rule for.
 
 

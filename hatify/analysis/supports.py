@@ -19,10 +19,11 @@ from hatify.analysis.call import (
     is_tensor,
     locations,
     shape_of,
+    unknown_dimensions,
     written,
 )
-from hatify.analysis.effect import Effect
-from hatify.analysis.support import Support, live
+from hatify.analysis.effect import Effect, Use
+from hatify.analysis.support import Support, live, varies
 from hatify.analysis.variables import Variables
 
 # A raw parameter larger than this (a table of embeddings) is not followed entry by entry, but by its last dimension.
@@ -174,7 +175,22 @@ def apply_rule(call: Call, rules: Rules) -> Effect:
     rule = rules.get(call.node.target)
     if rule is None:
         return call.live(reads=call.operands)
-    return rule(call)
+    return _without_unknown_places(call, rule(call))
+
+
+def _without_unknown_places(call: Call, effect: Effect) -> Effect:
+    """The effect; if features lay along a dimension of unknown size, that of an operator that no rule knows.
+
+    Which entry of such a dimension holds a feature would depend on the data.
+    """
+    value = call.node.meta.get("val")
+    values = value if isinstance(value, tuple | list) else [value]
+    supports = effect.result if isinstance(effect.result, tuple) else [effect.result]
+    if not any(varies(s, d) for v, s in zip(values, supports, strict=False) for d in unknown_dimensions(v)):
+        return effect
+    read = tuple(node for node in call.operands if not call.is_weight(node))
+    whole = tuple(Use(use.argument) for use in effect.uses)
+    return call.live(reads=read, uses=whole, per_task=effect.per_task)
 
 
 def _as_open(effect: Effect) -> Effect:
