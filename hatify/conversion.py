@@ -54,6 +54,8 @@ def hatify(
     _check_tasks(num_tasks, num_classes)
     if not isinstance(model, nn.Module):
         raise ConversionError(f"hatify converts a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ConversionError("a ScriptModule has no Python code to capture; pass the module that it was made from")
     if isinstance(heads, str):
         raise ConversionError(f"heads takes a sequence of module paths: [{heads!r}], not {heads!r}")
     _check_names(model)

@@ -1773,6 +1773,18 @@ scaled.register_autograd(_scaled_backward, setup_context=_scaled_context)
 
 
 @stranger(x=VECTOR)
+class MappedOverExamples(nn.Module):
+    """Written for one example, and mapped over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(12, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.vmap(lambda one: self.second(self.first(one).tanh()).relu())(x))
+
+
+@stranger(x=VECTOR)
 class CustomActivation(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -151,6 +151,11 @@ def test_what_is_not_a_module() -> None:
         hatify(lambda x: x, num_tasks=2)
 
 
+def test_a_script_module() -> None:
+    with pytest.raises(ConversionError, match="pass the module that it was made from"):
+        hatify(torch.jit.script(nn.Linear(4, 2)), num_tasks=2, example_inputs=(torch.randn(2, 4),))
+
+
 def test_every_exception_is_the_librarys_own() -> None:
     for error in (TaskError, InputError, CaptureError, ConversionError, TrainingError):
         assert issubclass(error, HatifyError)

@@ -323,6 +323,20 @@ def test_a_model_that_looks_at_values_itself_is_refused() -> None:
         hatify(Deciding())
 
 
+def test_a_model_that_differentiates_in_forward_is_not_blamed_on_its_inputs() -> None:
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy = nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.energy(x).tanh().sum(), x, create_graph=True)[0]
+
+    with pytest.raises(CaptureError, match="Forces as one graph"):
+        hatify(Forces(), example_inputs=(torch.randn(2, 4),))
+
+
 def test_wrong_example_inputs_are_not_taken_for_a_model_that_cannot_be_captured() -> None:
     with warnings.catch_warnings(), pytest.raises(InputError, match="example inputs"):
         warnings.simplefilter("error")

@@ -204,8 +204,13 @@ def _make_portable(graph: Graph) -> None:
     """Undo what the export bakes in: devices and dtypes."""
     follow_devices(graph)
     follow_dtypes(graph)
-    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or mutates(node))
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or _acts(node))
     graph.lint()
+
+
+def _acts(node: Node) -> bool:
+    """Whether a call is there for what it does: it writes, or it opens or closes a level of `torch.vmap`."""
+    return mutates(node) or getattr(node.target, "__module__", "") == "torch._functorch.predispatch"
 
 
 def _read(graph: Graph, node: Node, name: str, kind: InputKind) -> Node:

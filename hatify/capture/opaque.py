@@ -196,14 +196,15 @@ def run_once(model: nn.Module, arguments: Arguments) -> None:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
     try:
         model.eval()
-        with torch.no_grad():
+        with torch.enable_grad():  # forward may differentiate (forces from an energy)
             model(*arguments[0], **arguments[1])
     finally:
         for module, flag in training.items():
             module.training = flag
-        for name, buffer in model.named_buffers():
-            if name in buffers and buffer.shape == buffers[name].shape:
-                buffer.copy_(buffers[name])
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in buffers and buffer.shape == buffers[name].shape:
+                    buffer.copy_(buffers[name])
 
 
 def _one_more(arguments: Arguments) -> Arguments:
