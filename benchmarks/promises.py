@@ -82,13 +82,15 @@ def measure(subject: Subject) -> Row:
     capture_seconds = _export_seconds(model, example)
     inputs = subject.inputs(3)
     evaluated, trained = _equality(model, net, inputs)
+    growth = parameter_growth(net, model)
+    del model, subject  # the largest leave no room for it beside what training needs
     return Row(
         evaluated,
         trained,
         *_forgetting(net, inputs),
         plastic_share(net, 1),
         sum(net.get_parameter(name).numel() for name in net.blueprint.unfollowed) / parameters,
-        parameter_growth(net, model),
+        growth,
         len(net.registry.groups),
         sum("gate" in str(n.target) for n in net.graph.nodes if n.op == "call_function"),
         _costly(net),

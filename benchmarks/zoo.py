@@ -30,6 +30,9 @@ from benchmarks.sources import SOURCES, random_names, smallest_of_each_file
 
 EQUAL, PLASTIC = 1e-4, 0.65
 
+# The lower ends of the bands in which models are counted by the share of their weights that stays plastic.
+BANDS = (0.74, 0.70, PLASTIC, 0.0)
+
 
 def measure_all(
     source: str, names: Sequence[str], results: Path, jobs: int, minutes: float, gibibytes: float
@@ -86,6 +89,14 @@ def table(results: dict[str, Result]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def plasticity(results: dict[str, Result]) -> str:
+    """A Markdown table that counts the models by the share of their weights that stays plastic."""
+    shares = [Row(**result).plastic for result in results.values() if "error" not in result]
+    bounds = zip(BANDS, (1.0, *BANDS), strict=False)
+    lines = [f"| {low:.2f} to {high:.2f} | {sum(low <= share < high for share in shares)} |" for low, high in bounds]
+    return "\n".join(["| plastic | models |", "| --- | --- |", *lines])
 
 
 def causes(results: dict[str, Result]) -> str:
@@ -152,7 +163,7 @@ def main() -> int:
         arguments.minutes,
         arguments.gibibytes,
     )
-    print(table(results), causes(results), totals(results), sep="\n\n")
+    print(table(results), plasticity(results), causes(results), totals(results), sep="\n\n")
     return 0 if all(map(passed, results.values())) else 1
 
 

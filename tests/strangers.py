@@ -1772,7 +1772,7 @@ swish.register_autograd(_swish_backward, setup_context=_swish_context)
 scaled.register_autograd(_scaled_backward, setup_context=_scaled_context)
 
 
-@stranger(x=VECTOR)
+@stranger(plastic=0.63, x=VECTOR)
 class MappedOverExamples(nn.Module):
     """Written for one example, and mapped over the batch."""
 
