@@ -117,7 +117,7 @@ class HATModule(GraphModule):
             data = self(payload.data, task_id=payload.task_id, mask_scale=payload.mask_scale)
             return HATPayload(data, payload.task_id, payload.mask_scale)
         task, scale = self._resolve(task_id, mask_scale)
-        flat = self.blueprint.signature.flatten(args, kwargs)
+        flat = self.blueprint.signature.flatten(args, kwargs, self.training)
         return self.blueprint.signature.unflatten(super().__call__(*flat, task_id=task, mask_scale=scale))
 
     def _resolve(self, task_id: Any, mask_scale: float | None) -> tuple[int | None, float | None]:

@@ -5,6 +5,8 @@ signature   the model's calling convention: how its arguments and outputs flatte
 ladder      the traces of train and eval mode, and what to do where a module cannot be traced
 opaque      submodules that are called as they are
 export      from a trace to a graph, with each node's module path kept
+sizes, decisions   sizes that Python code makes numbers of, or asks questions about
+frames      whose code runs
 grad_mode   blocks under `no_grad` become part of them
 views, mutations   writes in place, into views too, become edges
 modes       both graphs become one that follows the flag `training`

@@ -16,6 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+from hatify.capture.decisions import FOUND, Decision, decisions_of, watched_decisions
 from hatify.capture.devices import follow_devices, follow_dtypes
 from hatify.capture.grad_mode import inline_grad_modes
 from hatify.capture.inputs import Arguments
@@ -61,6 +62,7 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     lasting_state = _changed_buffers(evaluation)
     shapes = _shape_patterns(train, evaluation)
     _warn_of_fixed_batch(shapes)
+    decisions = _decisions(traces, train, evaluation)
     in_train, in_eval = (_outputs(program) for program in (traces.train, traces.evaluation))
     graph = merge_modes(train, evaluation, same_outputs=in_train == in_eval)
     run_leaves(graph, traces.leaves, constants)
@@ -68,9 +70,15 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     flat, inputs = pytree.tree_flatten(arguments)
     fixed = tuple(None if isinstance(value, torch.Tensor) else value for value in flat)
     eval_outputs = None if in_train == in_eval else in_eval
-    return Capture(
-        graph, CallSignature(signature, inputs, in_train, shapes, fixed, eval_outputs), constants, lasting_state
-    )
+    call_signature = CallSignature(signature, inputs, in_train, shapes, fixed, decisions, eval_outputs)
+    return Capture(graph, call_signature, constants, lasting_state)
+
+
+def _decisions(traces: Traces, train: Graph, evaluation: Graph) -> tuple[Decision, ...]:
+    """What forward decides by the sizes of its inputs, in both modes."""
+    in_train = decisions_of(traces.train, train.find_nodes(op="placeholder"), training=True)
+    in_eval = decisions_of(traces.evaluation, evaluation.find_nodes(op="placeholder"), training=False)
+    return (*in_train, *in_eval)
 
 
 def _graphs(traces: Traces) -> tuple[Graph, Graph, dict[str, Any]]:
@@ -96,7 +104,11 @@ def _export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
     with warnings.catch_warnings(), _without_fused_attention(), _without_idle_conversions():
         # recurrent layers re-assign their weights in forward; the export restores them, but warns
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
-        return torch.export.export(model, *arguments, dynamic_shapes=_by_parameter(model, *dynamic), strict=False)
+        by_parameter = _by_parameter(model, *dynamic)
+        with watched_decisions() as questions:
+            program = torch.export.export(model, *arguments, dynamic_shapes=by_parameter, strict=False)
+    program.graph_module.meta[FOUND] = questions
+    return program
 
 
 def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

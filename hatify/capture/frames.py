@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +24,13 @@ def owner(frame: FrameType, paths: Mapping[int, str]) -> str | None:
     """The path of the module of which a method runs in the frame; None if none does."""
     module = frame.f_locals.get("self")
     return paths.get(id(module.__dict__)) if isinstance(module, nn.Module) else None
+
+
+def asks_from_outside(frame: FrameType, questions: Collection[str]) -> bool:
+    """Whether code outside PyTorch asked one of the questions (by the names of its methods) that the frame answers."""
+    caller = frame.f_back
+    asked = frame.f_code.co_name in questions and is_of_pytorch(frame)
+    return asked and caller is not None and not is_of_pytorch(caller)
 
 
 def is_of_pytorch(frame: FrameType) -> bool:

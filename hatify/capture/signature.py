@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from hatify.capture.decisions import Decision
 from hatify.errors import InputError
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -21,6 +22,7 @@ class CallSignature:
 
     shapes: for each flat input, its shape at capture with None for dimensions that may differ; None if no tensor.
     constants: for each flat input that is no tensor, the value that is part of the graph.
+    decisions: what forward decides by the sizes of its inputs; the graph goes one way.
     eval_outputs: the outputs in eval mode where their structure is another one. Then the graph returns those of train
         mode, those of eval mode and, last, whether it is in train mode.
     """
@@ -30,10 +32,11 @@ class CallSignature:
     outputs: pytree.TreeSpec
     shapes: tuple[tuple[int | None, ...] | None, ...]
     constants: tuple[Any, ...]
+    decisions: tuple[Decision, ...] = ()
     eval_outputs: pytree.TreeSpec | None = None
 
-    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-        """The graph's inputs for a call.
+    def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> list[Any]:
+        """The graph's inputs for a call in train or eval mode.
 
         Raises:
             InputError: other arguments, or other shapes, than the model was captured with.
@@ -52,6 +55,13 @@ class CallSignature:
                     f"the model was captured with the argument {constant!r}, which is part of the graph, but called "
                     f"with {type(value).__name__ if isinstance(value, torch.Tensor) else repr(value)}; convert it "
                     "with example inputs that have the value that you call it with"
+                )
+        for decision in self.decisions:
+            if decision.training == training and not decision.is_as_in_the_example(flat):
+                raise InputError(
+                    f"forward goes another way for inputs of this size than for the example inputs, whose way is the "
+                    f"graph's ({decision.question.place}); convert the model with example inputs of the size that you "
+                    "call it with"
                 )
         return flat
 

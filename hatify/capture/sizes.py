@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.sym_node import SymNode
 
-from hatify.capture.frames import is_of_pytorch, module_paths, owner
+from hatify.capture.frames import asks_from_outside, is_of_pytorch, module_paths, owner
 
 # What Python calls for int(n), range(n), len(x) or NumPy's shapes, and for loops over a tensor.
 CONVERSIONS = {"__int__", "__index__", "__iter__"}
@@ -65,15 +65,8 @@ def find_makers_of_numbers(model: nn.Module) -> Iterator[list[str]]:
 def _makers(innermost: FrameType, paths: Mapping[int, str]) -> Iterator[str]:
     """The modules whose own code converts a size in the innermost frame; none if PyTorch's code does."""
     frames = [frame for frame, _ in traceback.walk_stack(innermost)]
-    inside = next((i for i, frame in enumerate(frames) if _is_conversion(frame)), None)
+    inside = next((i for i, frame in enumerate(frames) if asks_from_outside(frame, CONVERSIONS)), None)
     if inside is None or any(owner(frame, paths) is not None for frame in frames[:inside]):
         return  # the latter: a module of PyTorch's own
     owners = (owner(frame, paths) for frame in frames[inside + 1 :] if not is_of_pytorch(frame))
     yield from dict.fromkeys(path for path in owners if path is not None)
-
-
-def _is_conversion(frame: FrameType) -> bool:
-    """Whether code outside PyTorch asked here for what Python needs a number for."""
-    caller = frame.f_back
-    asked = frame.f_code.co_name in CONVERSIONS and is_of_pytorch(frame)
-    return asked and caller is not None and not is_of_pytorch(caller)
