@@ -55,9 +55,10 @@ def _mix_positions(call: Call, operand: Node, weight: Argument, out_dimension: i
     Its rows have a mask of their own, or else the first task would need the weight whole.
     """
     arguments = [(weight, out_dimension, 2), *([(bias, 0, 1)] if bias is not None else [])]
-    rows = call.fresh(call.result_shape[-1]) if all(is_parameter(call[a.name]) for a, *_ in arguments) else None
+    rows = call.fresh(call.result_shape[-1])
+    masked = has_variables(rows) and all(is_parameter(call[argument.name]) for argument, *_ in arguments)
     uses = tuple(
-        Use(argument, () if rows is None else (Factor(along(rows, dimension, dimensions), "weight", call.node),))
+        Use(argument, mask=along(rows, dimension, dimensions) if masked else None)
         for argument, dimension, dimensions in arguments
     )
     return Effect(call.support(operand), flows=(operand,), keeps_zero=bias is None, uses=uses)

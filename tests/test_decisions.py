@@ -28,6 +28,9 @@ QUESTIONS: dict[str, tuple[Callable[[Tensor], Tensor], set[int]]] = {
     "large": (lambda x: x * 2 if x.shape[0] > 3 else x, {1, 2, 3}),
     "not too large": (lambda x: x * 2 if x.shape[0] < 100 else x, {101}),
     "even": (lambda x: x * 2 if x.shape[0] % 2 == 0 else x, {1, 3, 101}),
+    "odd": (lambda x: x * 2 if x.shape[0] % 2 else x, {1, 3, 101}),
+    "a multiple": (lambda x: x * 2 if not x.shape[0] // 4 else x, {1, 2, 3}),
+    "arithmetic": (lambda x: x * (1 + (x.shape[0] > 3)), {1, 2, 3}),
     "one": (lambda x: x * 2 if x.shape[0] == 1 else x, {1}),
 }
 
@@ -43,6 +46,23 @@ def test_a_call_that_goes_another_way_is_refused(then: Callable[[Tensor], Tensor
                 net(x)
         else:
             assert torch.equal(net(x), model(x))
+
+
+def test_a_question_about_one_of_two_inputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.linear((x * 2 if x.shape[0] > 3 else x) + y)
+
+    model = Two()
+    net = hatify(model, example_inputs=(torch.randn(4, 4), torch.randn(4, 4)))
+    x, y = torch.randn(2, 6, 4)
+    assert torch.equal(net(x, y), model(x, y))
+    with pytest.raises(InputError, match="another way"):
+        net(x[:2], y[:2])
 
 
 def test_a_question_of_train_mode_is_none_of_eval_mode() -> None:

@@ -19,6 +19,10 @@ from hatify.verification import draw_masks, perturb, scramble
 
 def convert(model: nn.Module, x: Tensor, warning: str) -> HATModule:
     perturb(model)
+    return convert_unperturbed(model, x, warning)
+
+
+def convert_unperturbed(model: nn.Module, x: Tensor, warning: str) -> HATModule:
     with pytest.warns(CaptureWarning, match=warning):
         return hatify(model, num_tasks=2, example_inputs=(x,))
 
@@ -276,6 +280,27 @@ def test_a_module_in_two_places_can_be_a_leaf() -> None:
     model = nn.Sequential(nn.Linear(4, 8), inner, nn.Linear(6, 8), inner, nn.Linear(6, 3))
     net = convert(model, torch.randn(2, 4), r"1 \(Chooses\) cannot be captured")
     check(model, net, torch.randn(5, 4))
+
+
+def test_a_leaf_with_a_forward_of_its_own_and_a_memory_is_left_as_it_was() -> None:
+    class Remembers(nn.Module):
+        """Its forward was replaced, as libraries do that put hooks around it, and it keeps what it saw."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 6)
+            self.forward = self.replaced
+
+        def replaced(self, x: Tensor) -> Tensor:
+            self.seen = self.linear(x)
+            return self.seen if self.seen.sum() > 1e9 else self.seen * 2
+
+    model = AroundIt(Remembers())
+    x = torch.randn(5, 4)
+    before = model.eval()(x)
+    net = convert_unperturbed(model, torch.randn(2, 4), "inner")
+    assert torch.equal(model(x), before)
+    assert torch.equal(net.eval()(x), before)
 
 
 def test_an_opaque_leaf_is_trained_and_copied() -> None:

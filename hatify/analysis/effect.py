@@ -41,22 +41,26 @@ class Factor:
 
     ids: broadcastable to the parameter, behind `rows` leading dimensions: the entry is used with each of the rows.
     side: "input" holds only if the zeros of `node` are certain, "output" only if they are or nobody reads its dead
-        entries, "always" holds by the operator itself, and "weight" because the parameter itself is masked: a weight
-        that serves all features of its input alike is shared by rows of its own.
+        entries, "always" holds by the operator itself.
     """
 
     ids: npt.NDArray[np.int64]
-    side: Literal["input", "output", "always", "weight"]
+    side: Literal["input", "output", "always"]
     node: Node
     rows: int = 0
 
 
 @dataclass(frozen=True)
 class Use:
-    """A parameter's part in a call. No factors: every entry is needed by every task."""
+    """A parameter's part in a call. No factors and no mask: every entry is needed by every task.
+
+    mask: the features by which the parameter itself is masked, broadcastable to it, whatever the result's features
+        are: a weight that serves all features of its operand alike is shared by its rows.
+    """
 
     argument: Argument
     factors: tuple[Factor, ...] = ()
+    mask: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,4 +95,4 @@ class Effect:
     @property
     def masks_of_weights(self) -> list[Support]:
         """The features that the call's weights themselves are masked by."""
-        return [factor.ids for use in self.uses for factor in use.factors if factor.side == "weight"]
+        return [use.mask for use in self.uses if use.mask is not None]

@@ -38,7 +38,7 @@ def find_locks(
 
     A parameter that forward only computes with (weight norm) is followed through the computation to where the
     result is used. Where its entries are mixed on the way (by the norm), those of dead features must be zero.
-    A weight that serves all features alike (over positions) is shared by its rows, which then must be zero, too.
+    A weight that serves all features alike (over positions) is shared by its rows: those of dead ones must be zero.
     What is kept once a task has no rule.
     """
     needs = find_needs(graph, rules, inference, coverage, features)

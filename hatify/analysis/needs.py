@@ -120,9 +120,9 @@ def _entry_by_entry(weight: Node, argument: Argument, inference: Inference) -> U
 def _terms(use: Use, inference: Inference, coverage: Coverage, features: Features) -> Iterable[Need]:
     """The use over positions: one need for each different row of features that it is used with."""
     terms: list[tuple[Positions, ...]] = [()]
-    own = tuple(features.positions(factor.ids) for factor in use.factors if factor.side == "weight")
+    own = () if use.mask is None else (features.positions(use.mask),)
     for factor in use.factors:
-        if factor.side == "weight" or not _holds(factor, coverage):
+        if not _holds(factor, coverage):
             continue
         rows = _rows(features.positions(factor.ids), factor)
         if len(rows) > MOST_ROWS or any(_is_live(row, features) for row in rows):

@@ -103,7 +103,8 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
     per_task |= _small(graph, unfollowed)
     for node, masks in masked.items():
         if node.meta["name"] not in per_task:
-            gates[node] = GatePlan("multiplied", tuple((positions, {}) for positions in masks))
+            demanded = gates[node].masks if node in gates else ()
+            gates[node] = GatePlan("multiplied", (*demanded, *((positions, {}) for positions in masks)))
     return Plan(
         groups=groups,
         num_features=features.count,

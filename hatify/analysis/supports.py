@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.fx import Graph, Node
 
@@ -23,7 +24,7 @@ from hatify.analysis.call import (
     written,
 )
 from hatify.analysis.effect import Effect, Use
-from hatify.analysis.support import Support, live, varies
+from hatify.analysis.support import LIVE, ZERO, Support, live, varies
 from hatify.analysis.variables import Variables
 
 # A raw parameter larger than this (a table of embeddings) is not followed entry by entry, but by its last dimension.
@@ -175,7 +176,20 @@ def apply_rule(call: Call, rules: Rules) -> Effect:
     rule = rules.get(call.node.target)
     if rule is None:
         return call.live(reads=call.operands)
-    return _without_unknown_places(call, rule(call))
+    return _without_unknown_places(call, _without_lost_zeros(rule(call)))
+
+
+def _without_lost_zeros(effect: Effect) -> Effect:
+    """The effect of a function that loses zeros loses those of padding, too."""
+    if effect.keeps_zero:
+        return effect
+    if isinstance(effect.result, tuple):
+        return replace(effect, result=tuple(_zeros_as_live(support) for support in effect.result))
+    return replace(effect, result=_zeros_as_live(effect.result))
+
+
+def _zeros_as_live(support: Support) -> Support:
+    return np.where(support == ZERO, LIVE, support)
 
 
 def _without_unknown_places(call: Call, effect: Effect) -> Effect:
@@ -196,7 +210,7 @@ def _without_unknown_places(call: Call, effect: Effect) -> Effect:
 def _as_open(effect: Effect) -> Effect:
     """A last layer that all tasks share: each of its outputs is every task's."""
     assert not isinstance(effect.result, tuple)
-    uses = tuple(replace(u, factors=tuple(f for f in u.factors if f.side != "weight")) for u in effect.uses)
+    uses = tuple(replace(use, mask=None) for use in effect.uses)
     reads = (*effect.reads, *effect.flows)
     return replace(effect, result=live(effect.result.ndim), reads=reads, flows=(), gates=(), uses=uses)
 

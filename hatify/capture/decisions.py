@@ -1,9 +1,10 @@
-"""What forward decides in Python by the size of an input: the graph holds one outcome, so a call must have the same."""
+"""What forward decides in Python by the size of an input: the graph goes one way, so a call must go the same."""
 
 from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,70 +16,74 @@ import sympy
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.fx.experimental import sym_node
 from torch.fx.experimental.sym_node import SymNode
 
 from hatify.capture.calls import is_tensor
-from hatify.capture.frames import asks_from_outside
+from hatify.capture.frames import is_of_pytorch
+from hatify.errors import CaptureWarning
 
-FOUND = "decisions"  # in the meta data of a program's graph module
+FOUND = "questions"  # in the meta data of a program's graph module
+
+# Where PyTorch passes a question about a size on, from the code that asks it.
+PASSED_ON = {torch.__file__, sym_node.__file__}
 
 
 @dataclass(frozen=True)
 class Question:
     """What code outside PyTorch asked of symbolic sizes, the answer in the example, and where it asked."""
 
-    condition: sympy.Basic
+    node: SymNode
     answer: bool
     place: str
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A question that forward asks in one mode. sizes: for each symbol in it, an input and one of its dimensions."""
+    """What forward decides in one mode by a condition, and where.
 
-    question: Question
+    sizes: for each symbol in the condition, an input and one of its dimensions.
+    """
+
+    condition: sympy.Basic
+    answer: bool
+    place: str
     sizes: Mapping[sympy.Symbol, tuple[int, int]]
     training: bool
 
     def is_as_in_the_example(self, inputs: Sequence[Any]) -> bool:
         """Whether a call with these flat inputs goes the way that was captured."""
         sizes = {symbol: sympy.Integer(inputs[i].shape[d]) for symbol, (i, d) in self.sizes.items()}
-        return bool(self.question.condition.xreplace(sizes)) == self.question.answer
+        return bool(self.condition.xreplace(sizes)) == self.answer
 
 
 @contextmanager
-def watched_decisions() -> Iterator[list[Question]]:
-    """Collect, while a model is traced, the questions whose answers depend on the sizes of the inputs.
-
-    Where a number is made of a size by arithmetic (`int(0.5 * n)`), the sizes that it is made of become constants:
-    the graph is one for them, and what is done about sizes that are part of a graph is done about these.
-    """
+def watched_questions() -> Iterator[list[Question]]:
+    """Collect, while a model is traced, the questions whose answers depend on the sizes of the inputs."""
     questions: list[Question] = []
-    sym_node: Any = SymNode
-    guard_bool, guard_int = sym_node.guard_bool, sym_node.guard_int
+    patched: Any = SymNode
+    guard_bool = patched.guard_bool
 
-    def watched_bool(node: SymNode, file: str, line: int) -> bool:
+    def watched(node: SymNode, file: str, line: int) -> bool:
         answer: bool = guard_bool(node, file, line)
-        if node.expr.free_symbols and (asker := _asker(sys._getframe(1))):
-            questions.append(Question(node.expr, answer, _place(asker)))
+        asker = _asker(sys._getframe(1))
+        if asker is not None:
+            questions.append(Question(node, answer, _place(asker)))
         return answer
 
-    def watched_int(node: SymNode, file: str, line: int) -> int:
-        number: int = guard_int(node, file, line)
-        for symbol in node.expr.free_symbols:
-            size: Any = node.shape_env.create_symintnode(symbol, hint=None)  # type: ignore[union-attr]
-            guard_int(size.node, file, line)
-        return number
-
-    sym_node.guard_bool, sym_node.guard_int = watched_bool, watched_int
+    patched.guard_bool = watched
     try:
         yield questions
     finally:
-        sym_node.guard_bool, sym_node.guard_int = guard_bool, guard_int
+        patched.guard_bool = guard_bool
 
 
 def decisions_of(program: ExportedProgram, inputs: Sequence[Node], training: bool) -> Iterator[Decision]:
-    """What was decided while a program was traced. inputs: the placeholders of the model's own inputs."""
+    """What was decided while a program was traced. inputs: the placeholders of the model's own inputs.
+
+    Warns:
+        CaptureWarning: a decision by a size that no input has, which no call can be checked for.
+    """
     sizes = {
         size.node.expr: (position, dimension)
         for position, node in enumerate(inputs)
@@ -86,17 +91,27 @@ def decisions_of(program: ExportedProgram, inputs: Sequence[Node], training: boo
         for dimension, size in enumerate(node.meta["val"].shape)
         if isinstance(size, torch.SymInt)
     }
-    for question in dict.fromkeys(program.graph_module.meta.get(FOUND, ())):
-        symbols = question.condition.free_symbols
-        if symbols <= sizes.keys():
-            yield Decision(question, {symbol: sizes[symbol] for symbol in symbols}, training)
+    questions = program.graph_module.meta.get(FOUND, ())
+    asked = {question.node.expr: question for question in questions}  # now that it is known which sizes are the same
+    for condition, question in asked.items():
+        if condition.free_symbols <= sizes.keys():
+            own = {symbol: sizes[symbol] for symbol in condition.free_symbols}
+            if own:
+                yield Decision(condition, question.answer, question.place, own, training)
+        else:
+            warnings.warn(
+                f"forward decides by sizes at {question.place}; the converted network goes the way of the example "
+                "inputs, whatever the sizes are",
+                CaptureWarning,
+                stacklevel=6,
+            )
 
 
 def _asker(innermost: FrameType) -> FrameType | None:
     """The code outside PyTorch that asked whether a condition holds; None if PyTorch did."""
     frames = (frame for frame, _ in traceback.walk_stack(innermost))
-    answering = next((frame for frame in frames if frame.f_code.co_name == "__bool__"), None)
-    return answering.f_back if answering is not None and asks_from_outside(answering, {"__bool__"}) else None
+    asker = next((frame for frame in frames if frame.f_code.co_filename not in PASSED_ON), None)
+    return None if asker is None or is_of_pytorch(asker) else asker
 
 
 def _place(frame: FrameType) -> str:

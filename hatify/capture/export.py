@@ -16,7 +16,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
-from hatify.capture.decisions import FOUND, Decision, decisions_of, watched_decisions
+from hatify.capture.decisions import FOUND, Decision, decisions_of, watched_questions
 from hatify.capture.devices import follow_devices, follow_dtypes
 from hatify.capture.grad_mode import inline_grad_modes
 from hatify.capture.inputs import Arguments
@@ -25,7 +25,7 @@ from hatify.capture.modes import merge_modes, restore_dropout
 from hatify.capture.mutations import drop_counters, mutates, return_outputs
 from hatify.capture.opaque import run_leaves
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
-from hatify.capture.sizes import fixed_size
+from hatify.capture.sizes import fixed_size, numbers_fix_sizes
 from hatify.capture.views import base_of
 from hatify.errors import CaptureError, CaptureWarning
 
@@ -105,7 +105,7 @@ def _export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
         # recurrent layers re-assign their weights in forward; the export restores them, but warns
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         by_parameter = _by_parameter(model, *dynamic)
-        with watched_decisions() as questions:
+        with watched_questions() as questions, numbers_fix_sizes():
             program = torch.export.export(model, *arguments, dynamic_shapes=by_parameter, strict=False)
     program.graph_module.meta[FOUND] = questions
     return program
@@ -135,7 +135,7 @@ def _without_idle_conversions() -> Iterator[None]:
     def apply_unless_idle(module: nn.Module, function: Callable[[Any], Any], recurse: bool = True) -> nn.Module:
         held = [*module.parameters(recurse), *module.buffers(recurse)]
         like_them = [torch.empty(0, dtype=tensor.dtype, device=tensor.device) for tensor in held]
-        idle = all(function(t).dtype == t.dtype and function(t).device == t.device for t in like_them)
+        idle = all(function(tensor) is tensor for tensor in like_them)
         return module if idle else apply(module, function, recurse)
 
     nn.Module._apply = apply_unless_idle  # type: ignore[method-assign]

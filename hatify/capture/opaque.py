@@ -106,6 +106,7 @@ def _shapes_of_leaf(operands: list[Tensor], state: list[Tensor], path: str, numb
 def traced_as_leaves(model: nn.Module, leaves: dict[str, OpaqueLeaf]) -> Iterator[None]:
     """Let the submodules at these paths be one operator each."""
     modules = {path: model.get_submodule(path) for path in leaves}
+    own = {path: module.__dict__["forward"] for path, module in modules.items() if "forward" in module.__dict__}
     try:
         _TRACED.update(leaves)
         for path, module in modules.items():
@@ -114,6 +115,8 @@ def traced_as_leaves(model: nn.Module, leaves: dict[str, OpaqueLeaf]) -> Iterato
     finally:
         for path, module in modules.items():
             del module.forward, _TRACED[path]
+            if path in own:
+                module.forward = own[path]
 
 
 def _trace(path: str, module: nn.Module, counter: list[int], *args: Any, **kwargs: Any) -> Any:
@@ -196,8 +199,12 @@ def run_once(model: nn.Module, arguments: Arguments) -> None:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
     try:
         model.eval()
-        with torch.enable_grad():  # forward may differentiate (forces from an energy)
-            model(*arguments[0], **arguments[1])
+        try:
+            with torch.no_grad():
+                model(*arguments[0], **arguments[1])
+        except Exception:  # forward may differentiate (forces from an energy)
+            with torch.enable_grad():
+                model(*arguments[0], **arguments[1])
     finally:
         for module, flag in training.items():
             module.training = flag

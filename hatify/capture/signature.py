@@ -60,7 +60,7 @@ class CallSignature:
             if decision.training == training and not decision.is_as_in_the_example(flat):
                 raise InputError(
                     f"forward goes another way for inputs of this size than for the example inputs, whose way is the "
-                    f"graph's ({decision.question.place}); convert the model with example inputs of the size that you "
+                    f"graph's ({decision.place}); convert the model with example inputs of the size that you "
                     "call it with"
                 )
         return flat

@@ -38,6 +38,29 @@ def batch_sizes(program: ExportedProgram) -> tuple[int | None, ...]:
 
 
 @contextmanager
+def numbers_fix_sizes() -> Iterator[None]:
+    """While a model is traced, a number made by arithmetic (`int(0.5 * n)`) fixes the sizes that it is made of.
+
+    The number is a constant of the graph, although the sizes might stay symbolic.
+    """
+    patched: Any = SymNode
+    guard_int = patched.guard_int
+
+    def fixing(node: SymNode, file: str, line: int) -> int:
+        number: int = guard_int(node, file, line)
+        for symbol in node.expr.free_symbols:
+            size: Any = node.shape_env.create_symintnode(symbol, hint=None)  # type: ignore[union-attr]
+            guard_int(size.node, file, line)
+        return number
+
+    patched.guard_int = fixing
+    try:
+        yield
+    finally:
+        patched.guard_int = guard_int
+
+
+@contextmanager
 def find_makers_of_numbers(model: nn.Module) -> Iterator[list[str]]:
     """Find, while `model` is traced, the first own code of a module that makes a number of a symbolic size.
 
@@ -45,8 +68,8 @@ def find_makers_of_numbers(model: nn.Module) -> Iterator[list[str]]:
     """
     paths = module_paths(model)
     makers: list[str] = []
-    sizes: Any = SymNode
-    guard_int = sizes.guard_int
+    patched: Any = SymNode
+    guard_int = patched.guard_int
 
     def watched(node: SymNode, file: str, line: int) -> int:
         symbolic = node.maybe_as_int() is None
@@ -55,11 +78,11 @@ def find_makers_of_numbers(model: nn.Module) -> Iterator[list[str]]:
             makers.extend(_makers(sys._getframe(1), paths))
         return number
 
-    sizes.guard_int = watched
+    patched.guard_int = watched
     try:
         yield makers
     finally:
-        sizes.guard_int = guard_int
+        patched.guard_int = guard_int
 
 
 def _makers(innermost: FrameType, paths: Mapping[int, str]) -> Iterator[str]:

@@ -40,13 +40,15 @@ class Rewriter:
     views: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     heads: list[Head] = field(default_factory=list)
     _read_as: dict[Node, Node] = field(default_factory=dict)
+    _masked_by_layers: set[Node] = field(default_factory=set)
 
     def rewrite(self) -> None:
+        self._masked_by_layers = {node for node in self.plan.gates if self._is_used_by_layers_alone(node)}
         self._add_payload()
         self._hand_out_per_task()
         for node in list(self.graph.nodes):
             gated = self.plan.gates.get(node)
-            if gated is not None and gated.placement == "multiplied" and not self._is_masked_by_layers(node):
+            if gated is not None and gated.placement == "multiplied" and node not in self._masked_by_layers:
                 self._multiply(self._read_as.get(node, node), gated.masks)
             if self._needs_layer(node):
                 self._replace(node, (*self._folded(node), *self._masks_of_weights(node)))
@@ -103,16 +105,17 @@ class Rewriter:
 
     def _masks_of_weights(self, node: Node) -> Masks:
         """The masks of a call's weights themselves, for its layer to multiply."""
-        weights = ((a, v) for a, v in locations(node) if isinstance(v, Node) and self._is_masked_by_layers(v))
+        held = [(argument, value) for argument, value in locations(node) if isinstance(value, Node)]
+        weights = [(argument, value) for argument, value in held if value in self._masked_by_layers]
         return tuple(
             (positions.ravel(), {argument: positions.shape})
             for argument, weight in weights
             for positions, _ in self.plan.gates[weight].masks
         )
 
-    def _is_masked_by_layers(self, node: Node) -> bool:
+    def _is_used_by_layers_alone(self, node: Node) -> bool:
         """Whether a node is a parameter that layers alone use, so that they can multiply it with its masks."""
-        return is_parameter(node) and node in self.plan.gates and all(map(self._owner_of, node.users))
+        return is_parameter(node) and all(map(self._owner_of, node.users))
 
     def _owner_of(self, node: Node) -> str | None:
         """The one module that holds all the parameters of a weighted call."""

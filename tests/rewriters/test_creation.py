@@ -50,6 +50,29 @@ def test_adding_anything_else_needs_a_gate(made: Function) -> None:
     check_between("vectors", lambda x: x + made(x), gates=1)
 
 
+LOSE_ZEROS: dict[str, Function] = {
+    "cos": torch.cos,
+    "exp": torch.exp,
+    "sigmoid": torch.sigmoid,
+    "plus one": lambda z: z + 1,
+    "one minus": lambda z: 1 - z,
+    "power": lambda z: z**0,
+    "clamp": lambda z: z.clamp(min=0.5),
+    "softmax": lambda z: z.softmax(-1),
+    "layer_norm": lambda z: F.layer_norm(z, (WIDTH,), None, torch.full((WIDTH,), 0.5)),
+    "masked_fill": lambda z: z.masked_fill(z == 0, 0.5),
+    "where": lambda z: torch.where(z > 0, z, 0.5),
+    "index_fill": lambda z: z.index_fill(1, torch.tensor([1]), 0.5),
+    "scatter": lambda z: z.scatter(1, torch.zeros_like(z, dtype=torch.long), 0.5),
+    "pad": lambda z: F.pad(z[:, 1:], (1, 0), value=0.5),
+}
+
+
+@pytest.mark.parametrize("function", LOSE_ZEROS.values(), ids=LOSE_ZEROS)
+def test_zeros_of_every_task_are_lost_like_those_of_one(function: Function) -> None:
+    check_between("vectors", lambda x: x + function(torch.zeros_like(x)), gates=1)
+
+
 def test_multiplying_with_what_is_made_needs_none() -> None:
     check_between("vectors", lambda x: x * torch.arange(WIDTH) * torch.ones_like(x), gates=0)
 

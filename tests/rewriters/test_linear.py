@@ -260,6 +260,26 @@ def test_a_linear_layer_over_positions_is_shared_by_its_rows(over: str) -> None:
     assert "middle.mix" in {node.target for node in net.graph.nodes if node.op == "call_module"}
 
 
+def test_a_linear_layer_over_positions_with_one_row_has_nothing_to_mask() -> None:
+    net = check_between("lines", nn.Linear(8, 1), locked=9, gates=1)
+    assert "middle" in {name.rpartition(".")[0] for name in net.blueprint.unfollowed}
+
+
+def test_a_weight_over_positions_that_is_also_added_to_the_features() -> None:
+    """It adopts the features that it is added to: both masks multiply it."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH) / WIDTH**0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.weight
+            return x + nn.functional.linear(x.transpose(1, 2), self.weight).transpose(1, 2)
+
+    check(Sandwich("tokens", Both()), torch.randn(2, WIDTH, 3), at_least=0.6)
+
+
 def test_a_linear_layer_over_positions_that_is_called_twice_has_one_mask() -> None:
     mix = nn.Sequential(nn.Linear(8, 8), nn.Tanh())
     net = check_between("lines", nn.Sequential(mix, mix), one_sided=72)

@@ -90,6 +90,20 @@ def test_a_norm_of_a_parameter() -> None:
     check_between("tokens", NormedParameter(), one_sided=WIDTH)
 
 
+def test_a_norms_bias_that_is_also_added_to_the_features() -> None:
+    """Kept once a task for the norm, and gated where it is added."""
+
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(x).relu() + self.norm.bias
+
+    check_between("vectors", Added())
+
+
 def test_statistics_are_each_tasks_own() -> None:
     model = Sandwich("images", nn.BatchNorm2d(WIDTH))
     net = check(model, torch.randn(SHAPES["images"]), at_least=0.69)
