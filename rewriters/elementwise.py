@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from hatify.analysis.call import Call, arguments_of, is_tensor
 from hatify.analysis.effect import Argument, Effect
-from hatify.analysis.support import Support, broadcast, compress, expand, has_variables
+from hatify.analysis.support import Support, broadcast, compress, expand, has_variables, varies
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
@@ -158,9 +158,27 @@ PASSES_ON = {
 
 
 def _keep_from_zero(call: Call, operand: Node) -> None:
-    """Take the features of an operand that must not be zero out of all masks, unless zeros never reach it."""
-    if call.has_features(operand) and not _has_floor(operand):
-        call.variables.release(call.support(operand))
+    """Take the features of an operand that must not be zero out of all masks, unless zeros never reach it.
+
+    So, too, those that are summed into it part by part: a mask may leave nothing of a part.
+    """
+    if call.has_features(operand):
+        masked = None if _has_floor(operand) else operand
+    else:
+        masked = _summed_in_parts(call, operand)
+    if masked is not None:
+        call.variables.release(call.support(masked))
+
+
+def _summed_in_parts(call: Call, node: Node) -> Node | None:
+    """The tensor with features of which each entry of another one sums up a part; None if there is no such tensor."""
+    while node.target in PASSES_ON and isinstance(node.args[0], Node):
+        node = node.args[0]
+        if call.has_features(node):
+            support = call.support(node)
+            structured = sum(varies(support, d) for d in range(support.ndim))
+            return node if structured > 1 else None
+    return None
 
 
 def _has_floor(node: Node) -> bool:

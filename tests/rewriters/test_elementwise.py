@@ -282,6 +282,16 @@ def test_features_that_are_divided_by_are_in_no_mask() -> None:
     assert list(net.registry.groups) == ["read"]
 
 
+def test_features_whose_parts_are_divided_by_are_in_no_mask() -> None:
+    """As in a bilinear attention over blocks: of a pair's sum, a mask may leave nothing."""
+
+    def share_of_pair(x: Tensor) -> Tensor:
+        pairs = x.unflatten(1, (-1, 2)).sigmoid()
+        return (pairs / pairs.sum(2, keepdim=True)).flatten(1)
+
+    check(Sandwich("vectors", share_of_pair), torch.randn(2, 3), at_least=0.4)
+
+
 def test_a_floor_keeps_a_divisor_from_zero() -> None:
     class Normalised(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
