@@ -163,7 +163,7 @@ def _keep_from_zero(call: Call, operand: Node) -> None:
     So, too, those that are summed into it part by part: a mask may leave nothing of a part.
     """
     if call.has_features(operand):
-        masked = None if _has_floor(operand) else operand
+        masked = None if _has_floor(operand, call.node) else operand
     else:
         masked = _summed_in_parts(call, operand)
     if masked is not None:
@@ -181,10 +181,15 @@ def _summed_in_parts(call: Call, node: Node) -> Node | None:
     return None
 
 
-def _has_floor(node: Node) -> bool:
-    """Whether a small number keeps a tensor from zero, as in `sqrt(x + eps)` and `x.clamp_min(eps)`."""
-    while node.target in PASSES_ON and isinstance(node.args[0], Node):
-        node = node.args[0]
+def _has_floor(node: Node, reader: Node) -> bool:
+    """Whether a small number keeps a tensor from zero, as in `sqrt(x + eps)` and `x.clamp_min(eps)`.
+
+    It does not where somebody else reads the tensor, too: for that, it may be gated.
+    """
+    while node.target in PASSES_ON and isinstance(node.args[0], Node) and _is_for(node, reader):
+        node, reader = node.args[0], node
+    if not _is_for(node, reader):
+        return False
     if node.target in POSITIVE:
         return True
     arguments = arguments_of(node)
@@ -192,6 +197,11 @@ def _has_floor(node: Node) -> bool:
     if node.target in (aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar):
         floor = arguments["other"]
     return isinstance(floor, int | float) and floor > 0
+
+
+def _is_for(node: Node, reader: Node) -> bool:
+    """Whether a tensor is for one reader alone, divisions by it aside."""
+    return all(user is reader or (user.target == aten.div.Tensor and user.args[0] is not node) for user in node.users)
 
 
 @rewriter(aten.exp, aten.exp2, aten.cosh)
