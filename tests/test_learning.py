@@ -236,8 +236,8 @@ def test_a_timm_network_learns_and_keeps_real_digits() -> None:
         chosen = torch.isin(y, torch.tensor([2 * task, 2 * task + 1]))
         images_of_task, labels_of_task = x[chosen], y[chosen] - 2 * task
         net.train()
-        with net.learn(task, steps=60) as learning:
-            for step in range(60):
+        with net.learn(task, steps=120) as learning:
+            for step in range(120):
                 batch = torch.arange(step * 32, step * 32 + 32) % len(images_of_task)
                 loss = F.cross_entropy(net(images_of_task[batch]), labels_of_task[batch])
                 loss = loss + learning.regularization()

@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from hatify.analysis.effect import Argument, Effect
-from hatify.analysis.support import Support, has_variables, live
+from hatify.analysis.support import Support, live
 from hatify.analysis.variables import Variables
 from hatify.capture.calls import is_tensor
 from hatify.capture.mutations import mutates
@@ -148,7 +148,8 @@ class Call:
         return self.variables.fresh(size, self.node)
 
     def has_features(self, node: Node) -> bool:
-        return has_variables(self.support(node)) and self.variables.has_features(self.support(node))
+        """Whether a mask can gate any entry of a tensor; none of one that no rule has asked for yet."""
+        return node in self._supports and self.variables.has_features(self.support(node))
 
     def is_weight(self, node: object) -> bool:
         """Whether a tensor is a parameter, or computed from parameters alone."""
