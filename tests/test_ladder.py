@@ -66,10 +66,11 @@ def test_layer_drop_is_lost_but_dropout_is_not() -> None:
     check(model, net, x)
 
 
-def test_layer_drop_of_transformers() -> None:
-    from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
+def small_speech_model(**options: object) -> nn.Module:
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
     config = Wav2Vec2Config(
+        vocab_size=8,
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -80,11 +81,13 @@ def test_layer_drop_of_transformers() -> None:
         num_feat_extract_layers=2,
         num_conv_pos_embeddings=4,
         num_conv_pos_embedding_groups=2,
-        layerdrop=0.5,
-        apply_spec_augment=False,
-        classifier_proj_size=8,
+        **options,
     )
-    model = Wav2Vec2ForSequenceClassification(config)
+    return Wav2Vec2ForCTC(config)
+
+
+def test_layer_drop_of_transformers() -> None:
+    model = small_speech_model(layerdrop=0.5, apply_spec_augment=False)
     perturb(model)
     x = torch.randn(3, 400)
     with pytest.warns(CaptureWarning, match=r"wav2vec2\.encoder .* can only be captured in eval mode"):
@@ -153,24 +156,7 @@ def test_masks_that_fix_the_batch_are_lost_but_dropout_is_not(mask: Callable[[Te
 
 
 def test_masks_of_transformers() -> None:
-    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
-
-    config = Wav2Vec2Config(
-        vocab_size=8,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=(8, 8),
-        conv_stride=(5, 2),
-        conv_kernel=(10, 3),
-        num_feat_extract_layers=2,
-        num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2,
-        layerdrop=0.0,
-        apply_spec_augment=True,
-    )
-    model = Wav2Vec2ForCTC(config)
+    model = small_speech_model(layerdrop=0.0, apply_spec_augment=True)
     perturb(model)
     x = torch.randn(3, 400)
     with pytest.warns(CaptureWarning, match=r"wav2vec2 \(Wav2Vec2Model\) can only be captured in eval mode"):
