@@ -21,6 +21,7 @@ from torch.fx.experimental.sym_node import SymNode
 
 from hatify.capture.calls import is_tensor
 from hatify.capture.frames import is_of_pytorch
+from hatify.capture.sizes import replaced
 from hatify.errors import CaptureWarning
 
 FOUND = "questions"  # in the meta data of a program's graph module
@@ -61,8 +62,7 @@ class Decision:
 def watched_questions() -> Iterator[list[Question]]:
     """Collect, while a model is traced, the questions whose answers depend on the sizes of the inputs."""
     questions: list[Question] = []
-    patched: Any = SymNode
-    guard_bool = patched.guard_bool
+    guard_bool = SymNode.guard_bool
 
     def watched(node: SymNode, file: str, line: int) -> bool:
         answer: bool = guard_bool(node, file, line)
@@ -71,11 +71,8 @@ def watched_questions() -> Iterator[list[Question]]:
             questions.append(Question(node, answer, _place(asker)))
         return answer
 
-    patched.guard_bool = watched
-    try:
+    with replaced("guard_bool", watched):
         yield questions
-    finally:
-        patched.guard_bool = guard_bool
 
 
 def decisions_of(program: ExportedProgram, inputs: Sequence[Node], training: bool) -> Iterator[Decision]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -38,13 +38,24 @@ def batch_sizes(program: ExportedProgram) -> tuple[int | None, ...]:
 
 
 @contextmanager
+def replaced(name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Let symbolic sizes have another method of that name."""
+    patched: Any = SymNode
+    before = getattr(patched, name)
+    setattr(patched, name, method)
+    try:
+        yield
+    finally:
+        setattr(patched, name, before)
+
+
+@contextmanager
 def numbers_fix_sizes() -> Iterator[None]:
     """While a model is traced, a number made by arithmetic (`int(0.5 * n)`) fixes the sizes that it is made of.
 
     The number is a constant of the graph, although the sizes might stay symbolic.
     """
-    patched: Any = SymNode
-    guard_int = patched.guard_int
+    guard_int = SymNode.guard_int
 
     def fixing(node: SymNode, file: str, line: int) -> int:
         number: int = guard_int(node, file, line)
@@ -53,11 +64,8 @@ def numbers_fix_sizes() -> Iterator[None]:
             guard_int(size.node, file, line)
         return number
 
-    patched.guard_int = fixing
-    try:
+    with replaced("guard_int", fixing):
         yield
-    finally:
-        patched.guard_int = guard_int
 
 
 @contextmanager
@@ -68,8 +76,7 @@ def find_makers_of_numbers(model: nn.Module) -> Iterator[list[str]]:
     """
     paths = module_paths(model)
     makers: list[str] = []
-    patched: Any = SymNode
-    guard_int = patched.guard_int
+    guard_int = SymNode.guard_int
 
     def watched(node: SymNode, file: str, line: int) -> int:
         symbolic = node.maybe_as_int() is None
@@ -78,11 +85,8 @@ def find_makers_of_numbers(model: nn.Module) -> Iterator[list[str]]:
             makers.extend(_makers(sys._getframe(1), paths))
         return number
 
-    patched.guard_int = watched
-    try:
+    with replaced("guard_int", watched):
         yield makers
-    finally:
-        patched.guard_int = guard_int
 
 
 def _makers(innermost: FrameType, paths: Mapping[int, str]) -> Iterator[str]:
