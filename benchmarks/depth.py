@@ -20,7 +20,7 @@ from rich.table import Table
 from timm.models import VisionTransformer
 
 from hatify.analysis.plan import analyse
-from hatify.capture.export import capture
+from hatify.capture.capture import capture
 from rewriters import load_rules
 
 DEPTHS = (12, 48, 192)

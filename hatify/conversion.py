@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import Graph
 
 from hatify.analysis.plan import Plan, analyse
-from hatify.capture.export import Capture, capture
+from hatify.capture.capture import Capture, capture
 from hatify.capture.inputs import example_arguments
 from hatify.config import HATConfig
 from hatify.errors import CapacityWarning, CaptureWarning, ConversionError, TaskError

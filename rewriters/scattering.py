@@ -12,8 +12,8 @@ from hatify.analysis.call import Call, is_tensor
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import Support, compress, expand, varies
 from rewriters.elementwise import combined_supports, elementwise, is_zero
+from rewriters.indexing import indexed_dimensions, is_mask, kept_around
 from rewriters.registry import rewriter
-from rewriters.views import indexed_dimensions, is_mask, kept_around
 
 aten = torch.ops.aten
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hatify.analysis.plan import Plan, analyse
 from hatify.analysis.support import LIVE, compress, expand, reshape
 from hatify.analysis.variables import Variables
-from hatify.capture.export import capture
+from hatify.capture.capture import capture
 from rewriters import load_rules
 
 

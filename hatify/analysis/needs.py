@@ -12,7 +12,6 @@ from hatify.analysis.coverage import Coverage
 from hatify.analysis.dependence import Dependence, Positions
 from hatify.analysis.effect import Argument, Factor, Use
 from hatify.analysis.groups import Features
-from hatify.analysis.support import Support
 from hatify.analysis.supports import Inference
 
 # A weight that is used with more different rows of input features than this counts its input as live.
@@ -42,12 +41,6 @@ def find_needs(
         if node in inference.weights and is_tensor(node):
             needs[node] = _distinct(_needs_of(node, needs, rules, inference, coverage, features))
     return dict(reversed(needs.items()))
-
-
-def own_features(inference: Inference) -> Iterator[Support]:
-    """The features that weights themselves are masked by."""
-    for effect in inference.effects.values():
-        yield from effect.masks_of_weights
 
 
 def own_masks(needs: Iterable[Need]) -> tuple[Positions, ...]:

@@ -18,7 +18,6 @@ from hatify.analysis.gates import Placement, fold_uncovered, place_gates
 from hatify.analysis.groups import GroupPlan, find_groups
 from hatify.analysis.heads import find_heads, find_last_layers, heads_at
 from hatify.analysis.locks import LockRule, find_locks, find_per_task, find_state
-from hatify.analysis.needs import own_features
 from hatify.analysis.support import Support, varies
 from hatify.analysis.supports import Inference, infer_supports
 
@@ -84,7 +83,7 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
     coverage = find_coverage(graph, inference, placed)
 
     gate_ids = [ids for node in placed for ids, _ in _masks(node, placed[node], inference)]
-    gate_ids += own_features(inference)
+    gate_ids += [ids for effect in inference.effects.values() for ids in effect.masks_of_weights]
     groups, features = find_groups(inference, gate_ids)
     gates = {
         node: GatePlan(

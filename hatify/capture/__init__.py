@@ -1,10 +1,12 @@
 """A model becomes one torch.fx graph of ATen operators.
 
+capture     all of it, from a model to its graph
 inputs      example inputs, given or inferred
 signature   the model's calling convention: how its arguments and outputs flatten
 ladder      the traces of train and eval mode, and what to do where a module cannot be traced
 opaque      submodules that are called as they are
-export      from a trace to a graph, with each node's module path kept
+export      one call of torch.export
+program, constants   from a trace to a graph, with each node's module path kept
 sizes, decisions   sizes that Python code makes numbers of, or asks questions about
 frames      whose code runs
 grad_mode   blocks under `no_grad` become part of them

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch.fx.experimental import sym_node
 from torch.fx.experimental.sym_node import SymNode
 
 from hatify.capture.calls import is_tensor
-from hatify.capture.frames import is_of_pytorch
+from hatify.capture.frames import is_of_pytorch, place
 from hatify.capture.sizes import replaced
 from hatify.errors import CaptureWarning
 
@@ -68,7 +67,7 @@ def watched_questions() -> Iterator[list[Question]]:
         answer: bool = guard_bool(node, file, line)
         asker = _asker(sys._getframe(1))
         if asker is not None:
-            questions.append(Question(node, answer, _place(asker)))
+            questions.append(Question(node, answer, place(asker, asker.f_lineno)))
         return answer
 
     with replaced("guard_bool", watched):
@@ -109,7 +108,3 @@ def _asker(innermost: FrameType) -> FrameType | None:
     frames = (frame for frame, _ in traceback.walk_stack(innermost))
     asker = next((frame for frame in frames if frame.f_code.co_filename not in PASSED_ON), None)
     return None if asker is None or is_of_pytorch(asker) else asker
-
-
-def _place(frame: FrameType) -> str:
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"

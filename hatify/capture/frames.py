@@ -33,5 +33,10 @@ def asks_from_outside(frame: FrameType, questions: Collection[str]) -> bool:
     return asked and caller is not None and not is_of_pytorch(caller)
 
 
+def place(frame: FrameType, line: int) -> str:
+    """Where a person finds a line of code."""
+    return f"{Path(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name}"
+
+
 def is_of_pytorch(frame: FrameType) -> bool:
     return LIBRARY in Path(frame.f_code.co_filename).parents

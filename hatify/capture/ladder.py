@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from hatify.capture.frames import is_of_pytorch, module_paths, owner
+from hatify.capture.frames import is_of_pytorch, module_paths, owner, place
 from hatify.capture.inputs import Arguments
 from hatify.capture.opaque import OpaqueLeaf, make_leaf, run_once, traced_as_leaves
 from hatify.capture.sizes import batch_sizes, find_makers_of_numbers
@@ -205,7 +205,7 @@ def _where(model: nn.Module, error: BaseException) -> str:
     for frame, number in traceback.walk_tb(error.__traceback__):
         file = Path(frame.f_code.co_filename)
         if not is_of_pytorch(frame) and file.parent != Path(__file__).parent and file.is_file():
-            line = f"{file.name}:{number} in {frame.f_code.co_name}"
+            line = place(frame, number)
     return f"in {path or 'the model'}, {type(model.get_submodule(path)).__name__}, {line or 'inside PyTorch'}"
 
 

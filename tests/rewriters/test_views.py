@@ -1,4 +1,4 @@
-"""Operators that move data: features go where the data goes."""
+"""Operators that move data (views, joining, indexing, repeating, patches): features go where the data goes."""
 
 from collections.abc import Callable
 

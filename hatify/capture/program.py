@@ -1,0 +1,72 @@
+"""From an exported program to a graph that reads what the model holds by name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx import Graph, Node
+
+from hatify.capture.grad_mode import inline_grad_modes
+from hatify.capture.mutations import drop_counters, mutates, return_outputs
+from hatify.capture.views import base_of
+from hatify.errors import CaptureError
+
+
+def graph_of(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
+    """The program's graph with parameters and buffers read by `get_attr` instead of passed as inputs; its constants."""
+    inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    if any(spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
+        mutated = [s.target for s in program.graph_signature.output_specs if s.kind is not OutputKind.USER_OUTPUT]
+        raise CaptureError(f"forward replaces {mutated}, which is state that a captured graph cannot keep")
+    constants: dict[str, Any] = {}
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and inputs[node.name].kind is not InputKind.USER_INPUT:
+            spec = inputs[node.name]
+            assert spec.target is not None
+            if spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER):
+                constants[spec.target] = program.constants[spec.target]
+            copies[node] = _read(graph, node, spec.target, spec.kind)
+        elif node.op == "get_attr":
+            constants[node.target] = getattr(program.graph_module, node.target)
+            copies[node] = _read(graph, node, node.target, InputKind.CONSTANT_TENSOR)
+        else:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            copies[node].meta["module_path"] = _module_path(node)
+    inline_grad_modes(graph, constants)
+    return_outputs(graph)
+    drop_counters(graph)
+    _count_as_buffers(graph)
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+    return graph, constants
+
+
+def _count_as_buffers(graph: Graph) -> None:
+    """A tensor that the model holds without having registered it is a buffer, too, if forward writes to it."""
+    for base in written(graph):
+        if base.meta.get("role") == "constant":
+            base.meta["role"] = "buffer"
+
+
+def written(graph: Graph) -> set[Node]:
+    """The tensors that the graph writes to, into views of them too."""
+    return {base_of(node) for node in graph.nodes if mutates(node)}
+
+
+def _read(graph: Graph, node: Node, name: str, kind: InputKind) -> Node:
+    roles = {InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer"}
+    read = graph.create_node("get_attr", name)
+    read.meta = dict(node.meta, role=roles.get(kind, "constant"), name=name)
+    return read
+
+
+def _module_path(node: Node) -> str:
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = str(stack[-1][0]) if stack else ""
+    return "" if path.startswith("_empty_nn_module_stack") else re.sub(r"@\d+", "", path)
