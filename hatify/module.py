@@ -120,7 +120,7 @@ class HATModule(GraphModule):
         flat = self.blueprint.signature.flatten(args, kwargs, self.training)
         return self.blueprint.signature.unflatten(super().__call__(*flat, task_id=task, mask_scale=scale))
 
-    def _resolve(self, task_id: Any, mask_scale: float | None) -> tuple[int | None, float | None]:
+    def _resolve(self, task_id: Any, mask_scale: float | None) -> tuple[int | None, Tensor | float | None]:
         """The task and the mask scale of a call, defaults filled in and checked."""
         learning = self._learning
         if task_id is _CURRENT:
@@ -135,16 +135,17 @@ class HATModule(GraphModule):
                 f"task {task} is trained, and a forward pass in train mode would move its batch statistics: "
                 "call net.eval() first"
             )
+        used: Tensor | float | None = mask_scale
         if learning is not None and self.training and torch.is_grad_enabled():
             if task != learning.task_id:
                 raise TrainingError(
                     f"task {learning.task_id} is being learned, but the network was called in train mode for "
                     f"{'no task' if task is None else f'task {task}'}; use net.eval() there"
                 )
-            mask_scale = learning.mask_scale if mask_scale is None else mask_scale
+            used = learning.scale if mask_scale is None else mask_scale
         if learning is not None and learned:
-            learning.used_scale(mask_scale)
-        return task, mask_scale
+            learning.used_scale(used)
+        return task, used
 
     def _has_statistics(self) -> bool:
         """Whether any task has buffers that a forward pass in train mode changes."""

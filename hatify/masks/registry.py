@@ -108,19 +108,28 @@ class MaskRegistry(nn.Module):
                     embedding = embedding.to(parameters[0])
                 parameters.append(nn.Parameter(embedding))
 
-    def forward(self, task_id: int | None, mask_scale: float | None) -> dict[str, Tensor | None]:
-        """Every mask that the graph asks for, by name; None where there is no task.
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.task_embeddings(0)[0].dtype if self._layout else torch.get_default_dtype()
+
+    def masks(self, task_id: int, mask_scale: Tensor | float | None) -> Tensor:
+        """A task's masks of all features [num_features], group after group.
 
         mask_scale: None for binary masks.
         """
+        if not self._layout:
+            return torch.zeros(0)
+        embeddings = torch.cat(tuple(self.task_embeddings(task_id)))
+        if mask_scale is None:
+            return (embeddings > 0).to(embeddings.dtype)
+        return torch.sigmoid(mask_scale * embeddings)
+
+    def forward(self, task_id: int | None, mask_scale: Tensor | float | None) -> dict[str, Tensor | None]:
+        """Every mask that the graph asks for, by name; None where there is no task."""
         names = [name for name, _, _ in self._layout]
         if task_id is None or not names:
             return dict.fromkeys([*names, *self._views])
-        embeddings = torch.cat(tuple(self.task_embeddings(task_id)))
-        if mask_scale is None:
-            masks = (embeddings > 0).to(embeddings.dtype)
-        else:
-            masks = torch.sigmoid(mask_scale * embeddings)
+        masks = self.masks(task_id, mask_scale)
         by_name: dict[str, Tensor | None] = {}
         by_name.update(zip(names, masks.split([size for _, size, _ in self._layout]), strict=True))
         if self._views:

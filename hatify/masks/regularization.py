@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,27 +11,43 @@ from hatify.config import Regularizer
 from hatify.masks.registry import MaskRegistry
 
 
-def regularization(
-    registry: MaskRegistry, task_id: int, mask_scale: float | None, *, mode: Regularizer, quota: bool
-) -> Tensor:
-    """`sum(a * (1 - c)) / sum(1 - c)`, a scalar in [0, 1] (Serra et al. 2018, eq. 5).
+@dataclass(frozen=True)
+class Tariff:
+    """What a task pays for, and where; it stays the same as long as the task is learned.
 
-    a: the task's masks at `mask_scale`. c: the features that other trained tasks have taken.
-    mode: "network" over all features at once, "layer" the mean over groups (Duan 2023).
-    quota: `num_features / num_tasks` features (of each group, or of all) are free of charge.
+    free: 1 where no other trained task has taken the feature, else 0 [num_features].
+    account: the account that each feature is charged to [num_features].
+    num_free: the free features of each account. allowance: how many of them cost nothing.
     """
-    shares: list[Tensor] = []
-    paid: list[tuple[Tensor, Tensor, int]] = []
-    for group in registry.groups.values():
-        masks = group.mask(task_id, mask_scale) if mask_scale is not None else group.binary_mask(task_id).float()
-        free = (~group.locked_mask(task_id)).to(masks.dtype)
-        paid.append(((masks * free).sum(), free.sum(), group.num_features))
-    if not paid:
-        return torch.zeros(())
+
+    free: Tensor
+    account: Tensor
+    num_free: Tensor
+    allowance: Tensor
+
+
+def tariff(registry: MaskRegistry, task_id: int, *, mode: Regularizer, quota: bool) -> Tariff:
+    """mode: "network" has one account for all features, "layer" one for each group (Duan 2023).
+
+    quota: `num_features / num_tasks` features of each account are free of charge.
+    """
+    sizes = [group.num_features for group in registry.groups.values()]
     if mode == "network":
-        used, free_count = torch.stack([p[0] for p in paid]).sum(), torch.stack([p[1] for p in paid]).sum()
-        paid = [(used, free_count, sum(p[2] for p in paid))]
-    for used, free_count, size in paid:
-        charged = (used - size / registry.num_tasks).clamp(min=0) if quota else used
-        shares.append(charged / free_count.clamp(min=1))
-    return torch.stack(shares).mean()
+        sizes = [sum(sizes)]
+    free = (~registry.taken(task_id)[: sum(sizes)]).to(registry.dtype)
+    total = free.new_tensor(sizes)
+    account = torch.arange(len(sizes), device=free.device).repeat_interleave(total.long())
+    allowance = total / registry.num_tasks if quota else torch.zeros_like(total)
+    return Tariff(free, account, torch.zeros_like(total).index_add(0, account, free), allowance)
+
+
+def regularization(masks: Tensor, tariff: Tariff) -> Tensor:
+    """`sum(a * (1 - c)) / sum(1 - c)`, the mean over accounts: a scalar in [0, 1] (Serra et al. 2018, eq. 5).
+
+    masks: the task's masks `a` of all features. c: the features that other trained tasks have taken.
+    """
+    if not masks.numel():
+        return masks.sum()
+    used = torch.zeros_like(tariff.num_free).index_add(0, tariff.account, masks * tariff.free)
+    charged = (used - tariff.allowance).clamp(min=0)
+    return (charged / tariff.num_free.clamp(min=1)).mean()

@@ -12,7 +12,7 @@ def gated_gradient(gradient: Tensor, lock: Tensor) -> Tensor:
 
 
 def compensated_gradient(
-    gradient: Tensor, embedding: Tensor, mask_scale: float, s_max: float, exponent_limit: float
+    gradient: Tensor, embedding: Tensor, mask_scale: Tensor | float, s_max: float, exponent_limit: float
 ) -> Tensor:
     """`g * (s_max / s) * (cosh(clamp(s * e, -50, 50)) + 1) / (cosh(e) + 1)` (Serra et al. 2018, eq. 4)."""
     e = embedding.to(torch.promote_types(embedding.dtype, torch.float32))  # cosh(50) is infinite in float16

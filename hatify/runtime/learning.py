@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hatify.config import HATConfig
 from hatify.errors import TrainingWarning
 from hatify.masks.registry import MaskRegistry
-from hatify.masks.regularization import regularization
+from hatify.masks.regularization import regularization, tariff
 from hatify.runtime.gradients import compensated_gradient, gated_gradient
 from hatify.runtime.schedule import scheduled_scale
 
@@ -21,6 +21,8 @@ class LearningTask:
 
     task_id: the task. steps: optimizer steps of the whole task; None where `progress` is set by hand.
     progress: how far the task is, in [0, 1]; it moves on with each optimizer step.
+    mask_scale: the scheduled mask scale at the present progress. scale: the same as a tensor, a new one each time:
+        a number that changes with each step would be compiled anew, and a changed tensor is missed by backward.
     """
 
     def __init__(
@@ -33,28 +35,31 @@ class LearningTask:
     ) -> None:
         self.task_id = task_id
         self.steps = steps
-        self.progress = 0.0
         self._registry = registry
         self._config = config
+        self._tariff = tariff(registry, task_id, mode=config.regularizer, quota=config.quota)
+        self.progress = 0.0
         self._locks = {id(p): (None if bool(lock.all()) else lock) for p, lock in locks.items() if bool(lock.any())}
         self._embeddings = {id(e): e for e in registry.task_embeddings(task_id)}
-        self._used_scale: float | None = None
+        self._used_scale: Tensor | float | None = None
         self._warned_binary = False
 
     @property
-    def mask_scale(self) -> float:
-        """The scheduled mask scale at the present progress."""
+    def progress(self) -> float:
+        return self._progress
+
+    @progress.setter
+    def progress(self, progress: float) -> None:
         config = self._config
-        return scheduled_scale(config.schedule, self.progress, config.s_max, config.schedule_cycles)
+        self._progress = progress
+        self.mask_scale = scheduled_scale(config.schedule, progress, config.s_max, config.schedule_cycles)
+        self.scale = torch.tensor(self.mask_scale, dtype=self._tariff.free.dtype, device=self._tariff.free.device)
 
     def regularization(self) -> Tensor:
         """What the task pays for features that no other task has taken, a scalar; see `HATConfig.regularizer`."""
-        config = self._config
-        return regularization(
-            self._registry, self.task_id, self.mask_scale, mode=config.regularizer, quota=config.quota
-        )
+        return regularization(self._registry.masks(self.task_id, self.scale), self._tariff)
 
-    def used_scale(self, mask_scale: float | None) -> None:
+    def used_scale(self, mask_scale: Tensor | float | None) -> None:
         """Note the scale of the task's last forward pass (None: binary masks): the compensation divides by it."""
         self._used_scale = mask_scale
 
@@ -91,5 +96,5 @@ class LearningTask:
         config = self._config
         if not config.compensation:
             return gradient
-        scale = self._used_scale if self._used_scale is not None else self.mask_scale
+        scale = self._used_scale if self._used_scale is not None else self.scale
         return compensated_gradient(gradient, embedding.detach(), scale, config.s_max, config.exponent_limit)
