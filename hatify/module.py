@@ -23,7 +23,7 @@ from hatify.payload import HATPayload
 from hatify.rewriting.layers import HATLayer
 from hatify.runtime.guard import OptimizerGuard, refuse_steps
 from hatify.runtime.learning import LearningTask
-from hatify.runtime.locks import LockTable
+from hatify.runtime.locks import LockTable, compact
 
 _CURRENT: Any = object()  # the task that the network is set to, or that is being learned
 
@@ -228,7 +228,7 @@ class HATModule(GraphModule):
         self._warn_if_full(task)
         self._register_hooks()  # parameters that were frozen until now
         parameters = dict(self.named_parameters())
-        locks = {parameters[name]: lock for name, lock in self.lock_masks(task).items()}
+        locks = {parameters[name]: compact(lock) for name, lock in self.lock_masks(task).items() if bool(lock.any())}
         learning = LearningTask(self.registry, self.blueprint.config, task, steps, locks)
         guard = OptimizerGuard(locks, parameters.values(), learning.step_taken)
         with ExitStack() as stack:

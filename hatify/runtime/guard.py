@@ -19,16 +19,34 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass
 class _Kept:
-    """A parameter with its lock (None: locked throughout) and the values that it keeps."""
+    """A parameter and what it keeps.
+
+    lock: see `locks.compact`. values: those of the locked entries, one after the other: no second copy of the others.
+    version: how often the parameter had been written to when its values were last put back.
+    """
 
     parameter: nn.Parameter
-    lock: Tensor | None
+    lock: Tensor
     values: Tensor
+    version: int
+
+    def restore(self) -> None:
+        self.parameter.masked_scatter_(self.lock, self.values)
+        self.version = self.parameter._version
+
+    def reload(self) -> None:
+        self.values = self.parameter.detach().masked_select(self.lock)
+        self.version = self.parameter._version
+
+    def may_have_moved(self) -> bool:
+        """False where no optimizer moves it: the many parameters of other tasks, most of which nothing writes to."""
+        return self.parameter.grad is not None or self.parameter._version != self.version
 
 
 class OptimizerGuard:
     """Restores locked entries bitwise after each step of any optimizer that holds one of the parameters.
 
+    locks: of the parameters that have locked entries, see `locks.compact`.
     on_step: called after each such step with the number of steps that this optimizer has taken.
     """
 
@@ -38,7 +56,7 @@ class OptimizerGuard:
         parameters: Iterable[nn.Parameter],
         on_step: Callable[[int], None],
     ) -> None:
-        self._kept = [_keep(parameter, lock) for parameter, lock in locks.items() if bool(lock.any())]
+        self._kept = [_keep(parameter, lock) for parameter, lock in locks.items()]
         self._watched = {id(parameter) for parameter in parameters}
         self._steps: dict[int, int] = {}
         self._on_step = on_step
@@ -52,20 +70,23 @@ class OptimizerGuard:
     def restore(self) -> None:
         """Put the locked entries back."""
         for kept in self._kept:
-            if kept.lock is None:
-                kept.parameter.copy_(kept.values)
-            else:
-                kept.parameter.copy_(torch.where(kept.lock, kept.values, kept.parameter))
+            kept.restore()
 
     @torch.no_grad()
     def reload(self) -> None:
         """Keep the values that the parameters have now: a state dict was loaded."""
         for kept in self._kept:
-            kept.values.copy_(kept.parameter)
+            kept.reload()
+
+    @torch.no_grad()
+    def _restore_moved(self) -> None:
+        for kept in self._kept:
+            if kept.may_have_moved():
+                kept.restore()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if holds_any(optimizer, self._watched):
-            self.restore()
+            self._restore_moved()
             self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
             self._on_step(max(self._steps.values()))
 
@@ -96,4 +117,4 @@ def refuse_steps(net: Network, forbidden: Callable[[Network], bool]) -> None:
 
 
 def _keep(parameter: nn.Parameter, lock: Tensor) -> _Kept:
-    return _Kept(parameter, None if bool(lock.all()) else lock, parameter.detach().clone())
+    return _Kept(parameter, lock, parameter.detach().masked_select(lock), parameter._version)

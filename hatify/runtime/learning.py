@@ -19,6 +19,7 @@ from hatify.runtime.schedule import scheduled_scale
 class LearningTask:
     """A task being learned, from `net.learn`.
 
+    locks: of the parameters that have locked entries, see `locks.compact`.
     task_id: the task. steps: optimizer steps of the whole task; None where `progress` is set by hand.
     progress: how far the task is, in [0, 1]; it moves on with each optimizer step.
     mask_scale: the scheduled mask scale at the present progress. scale: the same as a tensor, a new one each time:
@@ -39,7 +40,7 @@ class LearningTask:
         self._config = config
         self._tariff = tariff(registry, task_id, mode=config.regularizer, quota=config.quota)
         self.progress = 0.0
-        self._locks = {id(p): (None if bool(lock.all()) else lock) for p, lock in locks.items() if bool(lock.any())}
+        self._locks = {id(p): lock for p, lock in locks.items()}
         self._embeddings = {id(e): e for e in registry.task_embeddings(task_id)}
         self._used_scale: Tensor | float | None = None
         self._warned_binary = False
@@ -79,8 +80,7 @@ class LearningTask:
             return self._compensate(parameter, gradient)
         if id(parameter) not in self._locks:
             return gradient
-        lock = self._locks[id(parameter)]
-        return torch.zeros_like(gradient) if lock is None else gated_gradient(gradient, lock)
+        return gated_gradient(gradient, self._locks[id(parameter)])
 
     def _warn_if_binary(self) -> None:
         if self._used_scale is None and not self._warned_binary:

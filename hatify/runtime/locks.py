@@ -10,6 +10,15 @@ from torch import Tensor, nn
 Terms = tuple[tuple[Tensor, ...], ...]
 
 
+def compact(lock: Tensor) -> Tensor:
+    """A lock mask with size 1 in each dimension along which all is alike: it broadcasts to what it was."""
+    for dimension in range(lock.dim()):
+        first = lock.narrow(dimension, 0, 1)
+        if torch.equal(lock, first.expand_as(lock)):
+            lock = first
+    return lock.clone()
+
+
 class LockTable(nn.Module):
     """The lock rules of the shared parameters, as positions into `MaskRegistry.taken`.
 

@@ -1,0 +1,219 @@
+"""What a conversion costs: steps of the converted network against steps of the plain model.
+
+    python -m benchmarks.overhead [NAME ...] [--compile] [--autocast] [--json results.json]
+
+Forms of a model (see `contenders`) take turns in one process, and ratios are of the same round: "unfolded" shows what
+folding masks into weights buys. Memory is the peak of a process of its own on CPU, of the allocator on CUDA, which is
+used where there is one. `--tasks` times steps at 2 and at 50 trained tasks instead, `--profile` prints where the time
+of a converted step goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch._dynamo.utils import counters
+
+from benchmarks.contenders import FORMS, Contender, Setting, contender
+
+BATCHES = {
+    "resnet18": 32,
+    "resnet50": 16,
+    "vit_tiny_patch16_224": 32,
+    "convnext_atto": 32,
+    "mobilenetv3_small_100": 64,
+}
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ratios to the plain model, and the plain model's own seconds. gates: masks that no weight could carry.
+
+    training, inference: the converted network's; unfolded_...: those with a gate of its own a layer.
+    memory: peak of a training step. graphs, breaks: of torch.compile.
+    """
+
+    name: str
+    batch: int
+    plain_training: float
+    plain_inference: float
+    training: float
+    inference: float
+    unfolded_training: float
+    unfolded_inference: float
+    memory: float
+    gates: int
+    graphs: int
+    breaks: int
+
+
+def measure(setting: Setting, rounds: int) -> Row:
+    counters.clear()
+    with ExitStack() as stack:
+        forms = {form: contender(setting, form, stack) for form in FORMS}
+        inference = interleaved(setting, {form: c.infer for form, c in forms.items()}, rounds)
+        training = interleaved(setting, {form: c.train_step for form, c in forms.items()}, rounds)
+        gates = _gates(forms["converted"])
+    graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+    return Row(
+        setting.name,
+        setting.batch,
+        statistics.median(training["plain"]),
+        statistics.median(inference["plain"]),
+        ratio(training, "converted"),
+        ratio(inference, "converted"),
+        ratio(training, "unfolded"),
+        ratio(inference, "unfolded"),
+        _peak(setting, "converted") / _peak(setting, "plain"),
+        gates,
+        graphs,
+        breaks,
+    )
+
+
+def interleaved(setting: Setting, steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each step, in rounds in which all have their turn."""
+    seconds: dict[str, list[float]] = {form: [] for form in steps}
+    for turn in range(WARM_UP + rounds):
+        for form, step in steps.items():
+            started = time.perf_counter()
+            step()
+            if setting.device == "cuda":
+                torch.cuda.synchronize()
+            if turn >= WARM_UP:
+                seconds[form].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], form: str, to: str = "plain") -> float:
+    """The median of the ratios within a round: what slows the machine down slows both."""
+    return statistics.median(own / other for own, other in zip(seconds[form], seconds[to], strict=True))
+
+
+def _gates(converted: Contender) -> int:
+    graph = converted.network.graph  # type: ignore[union-attr]
+    return sum("gate" in str(node.target) for node in graph.nodes if node.op == "call_function")  # type: ignore[union-attr]
+
+
+def _peak(setting: Setting, form: str) -> float:
+    """Bytes at the peak of three training steps, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_here, (setting, form))
+
+
+def _peak_here(setting: Setting, form: str) -> float:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(2)
+    with ExitStack() as stack:
+        step = contender(setting, form, stack).train_step
+        for _ in range(3):
+            step()
+    if setting.device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure_tasks(setting: Setting, rounds: int, few: int = 2, many: int = 50) -> float:
+    """The time of a training step at many trained tasks, over that at few."""
+    with ExitStack() as stack:
+        steps = {str(n): contender(setting, "converted", stack, trained=n).train_step for n in (few, many)}
+        return ratio(interleaved(setting, steps, rounds), str(many), to=str(few))
+
+
+def import_seconds() -> tuple[float, float]:
+    """What `import hatify` and `from hatify import hatify` take beyond `import torch`, in fresh processes."""
+    program = "import time, torch; started = time.perf_counter(); {}; print(time.perf_counter() - started)"
+    statements = ("import hatify", "from hatify import hatify")
+
+    def seconds(statement: str) -> float:
+        run = [sys.executable, "-c", program.format(statement)]
+        return statistics.median(float(subprocess.check_output(run, text=True)) for _ in range(5))
+
+    first, second = map(seconds, statements)
+    return first, second
+
+
+def profile(setting: Setting) -> str:
+    """Where the time of a converted training step goes, by operator."""
+    with ExitStack() as stack:
+        step = contender(setting, "converted", stack).train_step
+        for _ in range(WARM_UP):
+            step()
+        with torch.profiler.profile() as profiler:
+            step()
+    return profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=50)
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    table = Table(title="converted step / plain step")
+    table.add_column("model")
+    for column in ("batch", "training", "inference", "memory", "unfolded training", "unfolded inference"):
+        table.add_column(column, justify="right")
+    for column in ("plain step", "gates", "graphs", "breaks"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        ratios = (row.training, row.inference, row.memory, row.unfolded_training, row.unfolded_inference)
+        table.add_row(
+            row.name,
+            str(row.batch),
+            *(f"{value:.3f}" for value in ratios),
+            f"{row.plain_training:.3f} s",
+            *map(str, (row.gates, row.graphs, row.breaks)),
+        )
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"timm models, default: {', '.join(BATCHES)}")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--batch", type=int, help="images a step; default: the model's usual")
+    parser.add_argument("--compile", nargs="?", const="default", help="with torch.compile, in this mode")
+    parser.add_argument("--autocast", action="store_true", help="in bfloat16")
+    parser.add_argument("--tasks", action="store_true", help="the step at 2 and at 50 trained tasks")
+    parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(2)
+    torch._dynamo.config.recompile_limit = 32
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows: list[Row] = []
+    for name in arguments.names or BATCHES:
+        batch = arguments.batch or BATCHES.get(name, 32)
+        setting = Setting(name, batch, device, arguments.autocast, arguments.compile)
+        if arguments.profile:
+            print(profile(setting))
+        elif arguments.tasks:
+            print(f"{name}: step at 50 trained tasks / at 2: {measure_tasks(setting, arguments.rounds):.3f}")
+        else:
+            rows.append(measure(setting, arguments.rounds))
+            show(rows[-1:], Console(width=140))
+            torch.compiler.reset()
+    if rows:
+        show(rows, Console(width=140))
+        print(
+            "beyond import torch: import hatify {:.3f} s, from hatify import hatify {:.3f} s".format(*import_seconds())
+        )
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
+
+
+if __name__ == "__main__":
+    main()
