@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -17,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.experimental import sym_node
 from torch.fx.experimental.sym_node import SymNode
+from torch.utils._sympy.printers import PythonPrinter
 
 from hatify.capture.calls import is_tensor
 from hatify.capture.frames import is_of_pytorch, place
@@ -42,19 +44,19 @@ class Question:
 class Decision:
     """What forward decides in one mode by a condition, and where.
 
-    sizes: for each symbol in the condition, an input and one of its dimensions.
+    condition: a Python function of sizes, so that a compiled call can check it, too.
+    sizes: for each of its arguments, an input and one of its dimensions.
     """
 
-    condition: sympy.Basic
+    condition: Callable[..., bool]
     answer: bool
     place: str
-    sizes: Mapping[sympy.Symbol, tuple[int, int]]
+    sizes: tuple[tuple[int, int], ...]
     training: bool
 
     def is_as_in_the_example(self, inputs: Sequence[Any]) -> bool:
         """Whether a call with these flat inputs goes the way that was captured."""
-        sizes = {symbol: sympy.Integer(inputs[i].shape[d]) for symbol, (i, d) in self.sizes.items()}
-        return bool(self.condition.xreplace(sizes)) == self.answer
+        return bool(self.condition(*(inputs[i].shape[d] for i, d in self.sizes))) == self.answer
 
 
 @contextmanager
@@ -91,9 +93,10 @@ def decisions_of(program: ExportedProgram, inputs: Sequence[Node], training: boo
     asked = {question.node.expr: question for question in questions}  # now that it is known which sizes are the same
     for condition, question in asked.items():
         if condition.free_symbols <= sizes.keys():
-            own = {symbol: sizes[symbol] for symbol in condition.free_symbols}
+            own = sorted(condition.free_symbols, key=str)
             if own:
-                yield Decision(condition, question.answer, question.place, own, training)
+                places = tuple(sizes[symbol] for symbol in own)
+                yield Decision(_function(condition, own), question.answer, question.place, places, training)
         else:
             warnings.warn(
                 f"forward decides by sizes at {question.place}; the converted network goes the way of the example "
@@ -101,6 +104,13 @@ def decisions_of(program: ExportedProgram, inputs: Sequence[Node], training: boo
                 CaptureWarning,
                 stacklevel=6,
             )
+
+
+def _function(condition: sympy.Basic, symbols: Sequence[sympy.Symbol]) -> Callable[..., bool]:
+    """A condition as a function of its symbols."""
+    arguments = ", ".join(map(str, symbols))
+    function: Callable[..., bool] = eval(f"lambda {arguments}: {PythonPrinter().doprint(condition)}", {"math": math})
+    return function
 
 
 def _asker(innermost: FrameType) -> FrameType | None:
