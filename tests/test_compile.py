@@ -54,7 +54,7 @@ def train(net: HATModule, call: Callable[..., Tensor], images: Tensor) -> list[T
     return losses
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet10t", 32), ("test_vit", 160), ("test_convnext", 64)])
+@pytest.mark.parametrize(("name", "size"), [("resnet10t", 32), ("test_vit", 160)])
 def test_a_task_is_compiled_once_and_moves_no_other(name: str, size: int) -> None:
     net = two_trained_tasks(name, size)
     eager = copy.deepcopy(net)
@@ -78,7 +78,7 @@ def test_a_compiled_call_that_goes_another_way_is_refused(then: Callable[[Tensor
     for size in SIZES:
         x = torch.randn(size, 4)
         if size in refused:
-            with pytest.raises(Unsupported, match="InputError.*another way"):
+            with pytest.raises(Unsupported, match=r"InputError.*another way"):
                 call(x)
         else:
             assert torch.equal(call(x), model(x))

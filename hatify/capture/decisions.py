@@ -56,7 +56,8 @@ class Decision:
 
     def is_as_in_the_example(self, inputs: Sequence[Any]) -> bool:
         """Whether a call with these flat inputs goes the way that was captured."""
-        return bool(self.condition(*(inputs[i].shape[d] for i, d in self.sizes))) == self.answer
+        holds = self.condition(*(inputs[i].shape[d] for i, d in self.sizes))
+        return bool(holds) if self.answer else not holds
 
 
 @contextmanager
