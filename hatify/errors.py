@@ -35,3 +35,7 @@ class CapacityWarning(UserWarning):
 
 class CaptureWarning(UserWarning):
     """The captured graph may behave differently from the model in a case that is named."""
+
+
+class ExtractionError(HatifyError):
+    """A task that cannot be a plain module of its own."""

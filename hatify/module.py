@@ -18,6 +18,7 @@ from torch.fx import Graph, GraphModule
 from hatify.capture.signature import CallSignature
 from hatify.config import HATConfig
 from hatify.errors import CapacityWarning, TaskError, TrainingError
+from hatify.extraction.extract import extract
 from hatify.masks.registry import MaskRegistry
 from hatify.payload import HATPayload
 from hatify.rewriting.layers import HATLayer
@@ -204,6 +205,23 @@ class HATModule(GraphModule):
             int((counts > 1).sum()),
             int((counts == 0).sum()),
         )
+
+    def extract(self, task_id: int) -> GraphModule:
+        """A task as a plain module: eval mode, PyTorch's own operators, and only the channels that the task uses.
+
+        It gives what `net(x, task_id=task_id)` gives in eval mode, up to rounding, and needs no hatify to run. Channels
+        whose place an operator needs stay, as zeros.
+
+        Raises:
+            TaskError: no such task.
+            ExtractionError: the network calls a submodule as it is, or does something else that is no plain graph.
+        """
+        task = self._checked_task(task_id)
+        used = self.registry.used(task)
+        needed = {
+            name: self._locks.lock(name, used, True, self.get_parameter(name).shape) for name in self._locks.names
+        }
+        return extract(self, self.registry, self.blueprint.signature, needed, task)
 
     # -- training --------------------------------------------------------------------------------------------
 

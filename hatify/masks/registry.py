@@ -148,10 +148,14 @@ class MaskRegistry(nn.Module):
         device = self.task_embeddings(0)[0].device if self._layout else None
         taken = torch.zeros(count + 2, dtype=torch.bool, device=device)
         for other in others:
-            if self._layout:
-                taken[:count] |= torch.cat(tuple(self.task_embeddings(other))) > 0
-        taken[count] = bool(others)
+            taken |= self.used(other)
         return taken
+
+    @torch.no_grad()
+    def used(self, task_id: int) -> Tensor:
+        """What one task uses, by position as in `taken`."""
+        constants = torch.tensor([True, False], device=self.task_embeddings(0)[0].device if self._layout else None)
+        return torch.cat([*(embedding > 0 for embedding in self.task_embeddings(task_id)), constants])
 
     def get_extra_state(self) -> Tensor:
         """The trained tasks, in order: part of every state dict, since what is locked depends on them."""

@@ -1,0 +1,72 @@
+"""A trained task as a plain module of its own."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
+
+from hatify.capture.signature import CallSignature
+from hatify.extraction.plain import PlainGraph
+from hatify.extraction.smaller import without_removable_channels
+from hatify.masks.registry import MaskRegistry
+
+
+@torch.no_grad()
+def extract(
+    net: GraphModule, registry: MaskRegistry, signature: CallSignature, needed: dict[str, Tensor], task_id: int
+) -> GraphModule:
+    """The network of one task in eval mode, without the channels that its masks leave at zero.
+
+    needed: for each shared parameter with a lock rule, the entries that the task depends on.
+    """
+    masks = {name: None if mask is None else mask.detach() for name, mask in registry(task_id, None).items()}
+    plain = PlainGraph(
+        net.graph,
+        net.get_submodule,
+        lambda name: reduce(getattr, name.split("."), net),
+        masks,
+        {id(net.get_parameter(name)): entries for name, entries in needed.items()},
+        task_id,
+        _outputs(signature),
+    )
+    graph, tensors = without_removable_channels(plain)
+    _take_calls(graph, signature)
+    parameters = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    return GraphModule(_root(tensors, parameters), graph, class_name="ExtractedTask").eval()
+
+
+def _outputs(signature: CallSignature) -> slice:
+    """Which of the graph's outputs are those of eval mode."""
+    return slice(None) if signature.eval_outputs is None else slice(signature.outputs.num_leaves, -1)
+
+
+def _take_calls(graph: Graph, signature: CallSignature) -> None:
+    """Let the graph take arguments and give outputs in the model's own structure."""
+    args, kwargs = pytree.tree_unflatten([None] * signature.inputs.num_leaves, signature.inputs)
+    names = [*list(signature.signature.parameters)[: len(args)], *kwargs]
+    outputs = signature.outputs if signature.eval_outputs is None else signature.eval_outputs
+    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, signature.inputs, outputs)))
+
+
+def _root(tensors: dict[str, Tensor], parameters: set[str]) -> nn.Module:
+    """A tree of modules that holds the tensors under their names."""
+    root = nn.Module()
+    for name, value in tensors.items():
+        path, _, attribute = name.rpartition(".")
+        owner = reduce(_child, path.split(".") if path else [], root)
+        if name in parameters:
+            owner.register_parameter(attribute, nn.Parameter(value.clone()))
+        else:
+            owner.register_buffer(attribute, value.clone())
+    return root
+
+
+def _child(module: nn.Module, name: str) -> nn.Module:
+    if name not in module._modules:
+        module.add_module(name, nn.Module())
+    return module.get_submodule(name)

@@ -1,0 +1,209 @@
+"""One task's network in eval mode: a graph of PyTorch's own operators and the tensors that it reads."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+from torch.fx.node import map_arg
+
+from hatify.capture.modes import DROPOUTS, when_training
+from hatify.capture.mutations import mutates
+from hatify.capture.views import base_of
+from hatify.errors import ExtractionError
+from hatify.rewriting.layers import HATLayer, Slot, for_each_example, gate, read
+
+aten = torch.ops.aten
+
+
+class PlainGraph:
+    """The graph of a converted network for one task, without masks, task ids and modes.
+
+    tensors: what its `get_attr` nodes read, by name. Entries of shared parameters that the task does not depend on are
+        zero, so that what can be removed can be seen in the tensors themselves.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        modules: Callable[[str], nn.Module],
+        attribute: Callable[[str], Any],
+        masks: Mapping[str, Tensor | None],
+        needed: Mapping[int, Tensor],
+        task_id: int,
+        outputs: slice,
+    ) -> None:
+        self.graph = Graph()
+        self.tensors: dict[str, Tensor] = {}
+        self._modules, self._attribute, self._masks, self._needed = modules, attribute, masks, needed
+        self._task_id = task_id
+        self._values: dict[Node, Any] = {}
+        self._reads: dict[str, Node] = {}
+        for node in graph.nodes:
+            self._values[node] = self._translated(node, outputs)
+        self._fold_constants()
+        self.graph.eliminate_dead_code(_acts)
+        self.tensors = {str(n.target): self.tensors[str(n.target)] for n in self.graph.find_nodes(op="get_attr")}
+
+    @torch.no_grad()
+    def _fold_constants(self) -> None:
+        """What is computed from parameters alone is computed once."""
+        for node in list(self.graph.nodes):
+            inputs = node.all_input_nodes
+            if node.op != "call_function" or not inputs or any(n.op != "get_attr" for n in inputs):
+                continue
+            args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.tensors[str(n.target)])
+            value = node.target(*args, **kwargs)
+            if isinstance(value, Tensor):
+                node.replace_all_uses_with(self._read(node.name, value))
+
+    @property
+    def device(self) -> torch.device | None:
+        return next((tensor.device for tensor in self.tensors.values()), None)
+
+    def _translated(self, node: Node, outputs: slice) -> Any:
+        if node.op == "placeholder":
+            return None if node.target in ("task_id", "mask_scale") else self._copied(node)
+        if node.op == "get_attr":
+            return False if node.meta.get("role") == "flag" else self._held(str(node.target), node)
+        if node.op == "output":
+            return self.graph.output(self._value(node.args[0])[outputs])
+        if node.op == "call_module":
+            module = self._modules(str(node.target))
+            return self._layer(node, module) if isinstance(module, HATLayer) else dict(self._masks)
+        return self._called(node)
+
+    def _called(self, node: Node) -> Any:
+        arguments = [self._value(argument) for argument in node.args]
+        if node.target is when_training:
+            return arguments[2]
+        if node.target is operator.getitem and isinstance(arguments[0], dict):
+            return arguments[0][arguments[1]]
+        if node.target in DROPOUTS and not arguments[2]:
+            return arguments[0]
+        if node.target is for_each_example:
+            return _Repeated(arguments[0], arguments[1])
+        if node.target is gate:
+            return self._multiplied(arguments[0], arguments[1], node)
+        return self._copied(node)
+
+    def _layer(self, node: Node, layer: HATLayer) -> Any:
+        """The operator of a HAT layer, with its masks in its parameters."""
+        call = layer.calls[self._value(node.kwargs.get("call", 0))]
+        operands = [self._value(operand) for operand in node.args]
+        masks: Sequence[Tensor | None] = self._value(node.kwargs.get("masks", ()))
+
+        def fill(argument: Any) -> Any:
+            if isinstance(argument, list):
+                return [fill(element) for element in argument]
+            if not isinstance(argument, Slot):
+                return argument
+            factors = [mask.reshape(shape) for i, shape in argument.masks if (mask := masks[i]) is not None]
+            if argument.operand is not None:
+                value = operands[argument.operand]
+                for factor in factors:
+                    value = self._multiplied(value, factor, node)
+                return value
+            if argument.attribute == "training":
+                return False
+            return self._parameter(f"{node.target}.{argument.attribute}", layer, argument.attribute, factors)
+
+        filled = [fill(argument) for argument in call.args]
+        if call.operator is read:
+            return filled[0]
+        result = self.graph.call_function(call.operator, tuple(filled), {k: fill(v) for k, v in call.kwargs})
+        result.meta = dict(node.meta)
+        for position, shape in call.result_masks:
+            mask = masks[position]
+            if mask is not None:
+                result = self._multiplied(result, mask.reshape(shape), node)
+        return result
+
+    def _parameter(self, name: str, layer: HATLayer, attribute: str | None, factors: Sequence[Tensor]) -> Node:
+        """A parameter times its masks; an absent one is what replaces it, the masks' product."""
+        tensor = torch.ones(()) if attribute is None else layer._of_task(attribute, self._task_id)
+        value = tensor.detach()
+        if id(tensor) in self._needed:
+            value = torch.where(self._needed[id(tensor)], value, 0)
+        for factor in factors:
+            value = value * factor.to(value.dtype)
+        return self._read(name, value)
+
+    def _held(self, name: str, node: Node) -> Any:
+        value = self._attribute(name)
+        if not isinstance(value, Tensor):
+            raise ExtractionError(
+                f"forward calls {name!r} as it is ({type(value).__name__}), which cannot be part of a plain module: "
+                "keep the converted network for this task"
+            )
+        held = value.detach()
+        return self._read(name, torch.where(self._needed[id(value)], held, 0) if id(value) in self._needed else held)
+
+    def _read(self, name: str, value: Tensor) -> Node:
+        """A node that reads a tensor; another tensor of the same name gets another."""
+        unique = name_for(self.tensors, name, value)
+        self.tensors[unique] = value
+        anchor = next((n for n in self.graph.nodes if n.op != "placeholder"), None)
+        if unique not in self._reads:
+            node = self.graph.create_node("get_attr", unique)
+            if anchor is not None:
+                anchor.prepend(node)
+            node.meta["val"] = value
+            self._reads[unique] = node
+        return self._reads[unique]
+
+    def _multiplied(self, value: Node, mask: Any, node: Node) -> Node:
+        if mask is None:
+            return value
+        if isinstance(mask, _Repeated):
+            mask = self.graph.call_function(aten.repeat.default, (self._constant(mask.mask), mask.times(self.graph)))
+        product = self.graph.call_function(
+            aten.mul.Tensor, (value, mask if isinstance(mask, Node) else self._constant(mask))
+        )
+        product.meta = dict(node.meta)
+        return product
+
+    def _constant(self, value: Tensor) -> Node:
+        return self._read("masks", value.detach())
+
+    def _copied(self, node: Node) -> Node:
+        copied = self.graph.node_copy(node, self._value)
+        copied.meta = {k: v for k, v in node.meta.items() if k in ("val", "module_path")}
+        return copied
+
+    def _value(self, argument: Any) -> Any:
+        return map_arg(argument, self._values.__getitem__)
+
+
+class _Repeated:
+    """A mask for the features of one example, for a tensor that holds one example's after the other's."""
+
+    def __init__(self, mask: Tensor, tensor: Node) -> None:
+        self.mask, self._tensor = mask, tensor
+
+    def times(self, graph: Graph) -> list[Any]:
+        sizes = [graph.call_function(aten.sym_size.int, (self._tensor, d)) for d in range(self.mask.dim())]
+        pairs = zip(sizes, self.mask.shape, strict=True)
+        return [graph.call_function(operator.floordiv, (size, own)) if own > 1 else 1 for size, own in pairs]
+
+
+def _acts(node: Node) -> bool:
+    """Whether a node is there for what it does: only writes to what the module holds are, in eval mode."""
+    return node.op in ("placeholder", "output") or (mutates(node) and base_of(node).op == "get_attr")
+
+
+def name_for(tensors: Mapping[str, Tensor], name: str, value: Tensor) -> str:
+    """The name under which a tensor is held, or can be: another tensor that has the name keeps it."""
+    number, unique = 1, name
+    while unique in tensors and not _is_same(tensors[unique], value):
+        number, unique = number + 1, f"{name}_{number + 1}"
+    return unique
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    same_kind = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+    return one is other or (same_kind and torch.equal(one, other))

@@ -1,0 +1,133 @@
+"""`net.extract(t)`: the task's function as a plain module, without the channels that it does not use."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from hatify import HATModule, hatify
+from hatify.errors import TaskError
+from hatify.verification import draw_masks, perturb
+
+DENSITY = 0.4
+
+# The largest share of the parameters that may be left: 0.4 ** 2 where both sides of a weight are masked.
+MODELS = {
+    "resnet10t": 0.18,
+    "resnext26ts": 0.25,
+    "test_vit": 0.25,
+    "test_convnext": 0.21,
+    "test_byobnet": 0.25,
+    "mobilenetv3_small_050": 0.21,
+    "densenet121": 0.20,
+    "swin_tiny_patch4_window7_224": 0.22,
+    "mixer_s32_224": 0.21,
+}
+
+
+def converted(model: nn.Module, inputs: tuple[Tensor, ...], num_tasks: int = 2) -> HATModule:
+    perturb(model)
+    net = hatify(model, num_tasks=num_tasks, example_inputs=inputs).eval()
+    for task_id in range(num_tasks):
+        with net.learn(task_id):
+            draw_masks(net, task_id, DENSITY)
+    return net
+
+
+def check(extracted: nn.Module, net: HATModule, task_id: int, *args: Any, **kwargs: Any) -> None:
+    with torch.no_grad():
+        expected = net(*args, **kwargs, task_id=task_id)
+        torch.testing.assert_close(extracted(*args, **kwargs), expected, rtol=1e-5, atol=1e-5 * _largest(expected))
+
+
+def _largest(output: Any) -> float:
+    return max(float(t.abs().max()) for t in torch.utils._pytree.tree_leaves(output) if isinstance(t, Tensor))
+
+
+def size(module: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in module.state_dict().values())
+
+
+@pytest.mark.parametrize(("name", "share"), MODELS.items(), ids=MODELS)
+def test_an_extracted_task_is_the_task_and_smaller(name: str, share: float) -> None:
+    model = timm.create_model(name, num_classes=5)
+    shape = model.pretrained_cfg["input_size"]
+    net = converted(model, (torch.randn(2, *shape),))
+    extracted = net.extract(1)
+    check(extracted, net, 1, torch.randn(3, *shape))
+    assert size(extracted) < share * size(model)
+
+
+class Encoder(nn.Module):
+    """Keyword inputs, a dictionary as output, attention by hand, and a table of words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 16)
+        self.norm = nn.LayerNorm(16)
+        self.query, self.key, self.value, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, tokens: Tensor, *, mask: Tensor) -> dict[str, Tensor]:
+        x = self.norm(self.words(tokens))
+        q, k, v = (
+            layer(x).view(x.shape[0], -1, 2, 8).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        scores = (q @ k.transpose(-1, -2)) / 8**0.5 + mask[:, None, None]
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return {"logits": self.head((x + self.out(mixed)).mean(1)), "hidden": x}
+
+
+def test_inputs_and_outputs_keep_their_structure() -> None:
+    model = Encoder()
+    perturb(model)
+    tokens, mask = torch.randint(20, (4, 6)), torch.zeros(4, 6)
+    net = hatify(model, num_tasks=1, example_inputs=((tokens[:2],), {"mask": mask[:2]})).eval()
+    with net.learn(0):
+        draw_masks(net, 0, DENSITY)
+    check(net.extract(0), net, 0, tokens, mask=mask)
+
+
+def test_a_mask_that_leaves_all_or_one_feature() -> None:
+    net = converted(timm.create_model("test_vit", num_classes=5), (torch.randn(2, 3, 160, 160),))
+    x = torch.randn(2, 3, 160, 160)
+    for density in (1.0, 0.0):
+        draw_masks(net, 0, density)
+        check(net.extract(0), net, 0, x)
+
+
+def test_an_extracted_task_runs_where_there_is_no_hatify() -> None:
+    net = converted(timm.create_model("resnet10t", num_classes=5), (torch.randn(2, 3, 32, 32),))
+    x = torch.randn(2, 3, 32, 32)
+    extracted = net.extract(0)
+    file = io.BytesIO()
+    torch.save((extracted, x), file)
+    program = (
+        "import io, sys, torch; sys.modules['hatify'] = sys.modules['rewriters'] = None; "
+        "net, x = torch.load(io.BytesIO(sys.stdin.buffer.read()), weights_only=False); "
+        "torch.save(net(x), sys.stdout.buffer)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], input=file.getvalue(), capture_output=True, check=True)
+    torch.testing.assert_close(torch.load(io.BytesIO(run.stdout)), extracted(x))
+
+
+def test_an_extracted_task_can_be_exported() -> None:
+    net = converted(timm.create_model("test_vit", num_classes=5), (torch.randn(2, 3, 160, 160),))
+    extracted = net.extract(1)
+    x = torch.randn(3, 3, 160, 160)
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(extracted, (torch.randn(2, 3, 160, 160),), dynamic_shapes=({0: batch},))
+    torch.testing.assert_close(program.module()(x), extracted(x))
+
+
+def test_a_task_that_does_not_exist() -> None:
+    net = converted(timm.create_model("resnet10t", num_classes=5), (torch.randn(2, 3, 32, 32),))
+    with pytest.raises(TaskError, match="task 2 does not exist"):
+        net.extract(2)
