@@ -77,9 +77,7 @@ class Encoder(nn.Module):
 
     def forward(self, tokens: Tensor, *, mask: Tensor) -> dict[str, Tensor]:
         x = self.norm(self.words(tokens))
-        q, k, v = (
-            layer(x).view(x.shape[0], -1, 2, 8).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
+        q, k, v = (layer(x).view(x.shape[0], -1, 2, 8).transpose(1, 2) for layer in (self.query, self.key, self.value))
         scores = (q @ k.transpose(-1, -2)) / 8**0.5 + mask[:, None, None]
         mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
         return {"logits": self.head((x + self.out(mixed)).mean(1)), "hidden": x}

@@ -18,7 +18,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from hatify.analysis.call import arguments_of, concrete
-from hatify.extraction.operators import CONVOLUTIONS, LINEAR, MOVES, REDUCTIONS, SPATIAL, is_pointwise
+from hatify.extraction.operators import CONVOLUTIONS, LINEAR, MOVES, PADDINGS, REDUCTIONS, SPATIAL, is_pointwise
 from hatify.extraction.plain import PlainGraph
 
 aten = torch.ops.aten
@@ -123,6 +123,7 @@ class Channels:
             (lambda node: node.target is aten.matmul.default, self._matmul),
             (lambda node: node.target in MOVES, self._moved),
             (lambda node: node.target in SPATIAL, self._spatial),
+            (lambda node: node.target in PADDINGS, self._padded),
             (lambda node: node.target in REDUCTIONS, self._reduced),
             (is_pointwise, self._pointwise),
         )
@@ -280,6 +281,14 @@ class Channels:
         if track is None or any(track.labels.shape[d] > 1 for d in dimensions):
             return self._stays(node)
         return track
+
+    def _padded(self, node: Node) -> Track | None:
+        given = arguments_of(node)
+        track = self._only(node, node.args[0])
+        dimensions = range(-(len(given["pad"]) // 2), 0)
+        if track is None or any(track.labels.shape[d] > 1 for d in dimensions):
+            return self._stays(node)
+        return Track(track.labels, track.axis, track.zero and not given["value"])
 
     def _reduced(self, node: Node) -> Track | None:
         given = arguments_of(node)

@@ -39,8 +39,6 @@ MOVES: set[Any] = {
     aten.flip.default,
     aten.roll.default,
     aten.contiguous.default,
-    aten.constant_pad_nd.default,
-    aten.pad.default,
 }
 
 # The names of arguments that hold the shape of the result.
@@ -67,6 +65,7 @@ SPATIAL: dict[Any, int] = {
     aten._upsample_bicubic2d_aa.vec: 2,
     aten._upsample_bilinear2d_aa.vec: 2,
 }
+PADDINGS: set[Any] = {aten.constant_pad_nd.default, aten.pad.default}
 REDUCTIONS: set[Any] = {aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.softmax.int, aten._softmax.default}
 
 # Pointwise, but without the tag.
