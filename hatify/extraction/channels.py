@@ -25,6 +25,8 @@ aten = torch.ops.aten
 
 UNLABELLED = -1
 
+SAMPLES = (-1e4, -1.3, -1e-3, 1e-3, 0.7, 1e4)  # of operands of which nothing is known
+
 
 @dataclass
 class Track:
@@ -88,13 +90,17 @@ class Channels:
         return (labels == UNLABELLED) | self.kept[labels.clamp(min=0)]
 
     def _make_even(self, track: Track) -> None:
-        """Keep channels that could go, as many as make each row along the axis as long as the longest."""
+        """Keep channels that could go, as many as make each row along the axis as long as the longest.
+
+        One stays in any case: not every operator takes empty tensors.
+        """
         labels = track.labels.movedim(track.axis, -1).reshape(-1, track.labels.shape[track.axis])
         counts = self._is_kept(labels).sum(-1)
+        length = max(int(counts.max()), 1)
         for row, count in zip(labels, counts, strict=True):
-            if count < counts.max():
+            if count < length:
                 free = row[~self._is_kept(row)]
-                self.keep(free[: int(counts.max() - self._is_kept(row).sum())])
+                self.keep(free[: length - int(self._is_kept(row).sum())])
 
     # -- where channels go ---------------------------------------------------------------------------------------
 
@@ -209,6 +215,7 @@ class Channels:
             self._equal.append((query.labels, key.labels))  # type: ignore[union-attr]
         if value is not None and (value.axis != last or value.labels.shape[-2] > 1 or given.get("enable_gqa")):
             self.keep_all(given["value"])
+            return None
         return value
 
     def _matmul(self, node: Node) -> Track | None:
@@ -233,9 +240,15 @@ class Channels:
         axes = self.run(node, lambda n: self._full(n, like)[1])
         floats = [n for n in node.all_input_nodes if _is_float(n)]
         zero = all(self.tracks[n].zero if n in self.tracks else self._is_zero(n, like) for n in floats)
-        pairs = zip(labels, axes, strict=True) if isinstance(labels, list | tuple) else [(labels, axes)]
+        several = isinstance(labels, list | tuple)
+        pairs = zip(labels, axes, strict=True) if several else [(labels, axes)]
         results = [_reduced_track(one, axis, zero) for one, axis in pairs]
-        return results if isinstance(labels, list | tuple) else results[0]
+        values = node.meta["val"] if several else [node.meta["val"]]
+        if any(
+            t is not None and isinstance(v.shape[t.axis], torch.SymInt) for t, v in zip(results, values, strict=True)
+        ):
+            return self._stays(node)  # channels among the examples of a batch
+        return results if several else results[0]
 
     def run(self, node: Node, operand: Callable[[Node], Any]) -> Any:
         """The operator itself, on other operands."""
@@ -310,9 +323,12 @@ class Channels:
         operands = [n for n in node.all_input_nodes if n in self.tracks]
         aligned = [_aligned(self.tracks[n], rank) for n in operands]
         first = max(aligned, key=lambda track: track.labels.numel())
+        length = self.shape(node)[first.axis]
         for track in aligned:
             if track.labels.shape != first.labels.shape or track.axis != first.axis:
                 return self._stays(node)
+            if track.labels.shape[track.axis] != length:
+                return self._stays(node)  # one channel for all of another operand
             if track is not first:
                 self._equal.append((first.labels, track.labels))
         return Track(first.labels, first.axis, self._maps_to_zero(node, first))
@@ -323,8 +339,10 @@ class Channels:
         def operand(n: Node) -> Any:
             if not isinstance(n.meta.get("val"), Tensor):
                 return 1
+            dtype = n.meta["val"].dtype
             zero = self.tracks[n].zero if n in self.tracks else self._is_zero(n, like)
-            return torch.zeros(2) if zero else torch.tensor([-1.3, 0.7])
+            values = torch.zeros(len(SAMPLES)) if zero else torch.tensor(SAMPLES)
+            return values > 0 if dtype is torch.bool else values.to(dtype)
 
         result = self.run(node, operand)
         return isinstance(result, Tensor) and bool((result == 0).all())

@@ -107,6 +107,9 @@ class _Smaller:
         count = given["normalized_shape"][0]
         weight, bias = self._sliced(given["weight"], rows), self._sliced(given["bias"], rows)
         x = self._copy(given["input"])
+        dtype = self._value(given["weight"]).dtype
+        if dtype in (torch.float16, torch.bfloat16):  # as the operator itself does
+            x = call(aten.to.dtype, (x, torch.float32))
         mean = call(aten.div.Tensor, (call(aten.sum.dim_IntList, (x, [-1], True)), count))
         centered = call(aten.sub.Tensor, (x, mean))
         squares = call(aten.sum.dim_IntList, (call(aten.square.default, (centered,)), [-1], True))
@@ -114,7 +117,7 @@ class _Smaller:
         squares = call(aten.add.Tensor, (squares, call(aten.square.default, (mean,))), missing)
         variance = call(aten.add.Tensor, (call(aten.div.Tensor, (squares, count)), given["eps"]))
         normal = call(aten.mul.Tensor, (centered, call(aten.rsqrt.default, (variance,))))
-        return call(aten.addcmul.default, (bias, normal, weight))
+        return call(aten.addcmul.default, (bias, call(aten.to.dtype, (normal, dtype)), weight))
 
     def _attention(self, node: Node) -> Node:
         """The scale follows from the width that the heads had."""
