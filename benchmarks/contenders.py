@@ -44,6 +44,7 @@ class Contender:
     """
 
     network: nn.Module
+    images: Tensor
     train_step: Callable[[], None]
     infer: Callable[[], None]
 
@@ -63,6 +64,18 @@ def contender(setting: Setting, form: str, stack: ExitStack, trained: int = 2) -
         net.registry.trained.append(task_id)
     task = stack.enter_context(net.learn(trained, steps=10**6))
     return _contender(setting, net, images, labels, lambda: 0.75 * task.regularization(), {"task_id": 0})
+
+
+def extracted_task(setting: Setting, contender: Contender) -> tuple[nn.Module, Callable[[], None]]:
+    """Task 0 as a plain module, and one forward pass of it."""
+    module = contender.network.extract(0)  # type: ignore[operator]
+    call = module if setting.compile_mode is None else _compiled(module, setting.compile_mode)
+
+    def infer() -> None:
+        with torch.no_grad():
+            call(contender.images)
+
+    return module, infer
 
 
 def converted(model: nn.Module, images: Tensor, num_tasks: int, folded: bool) -> HATModule:
@@ -113,7 +126,7 @@ def _contender(
         with torch.no_grad(), numbers():
             call(images, **(task or {}))
 
-    return Contender(network, train_step, infer)
+    return Contender(network, images, train_step, infer)
 
 
 def _compiled(network: nn.Module, mode: str) -> Callable[..., Tensor]:

@@ -3,7 +3,7 @@
     python -m benchmarks.overhead [NAME ...] [--compile] [--autocast] [--json results.json]
 
 Forms of a model (see `contenders`) take turns in one process, and ratios are of the same round: "unfolded" shows what
-folding masks into weights buys. Memory is the peak of a process of its own on CPU, of the allocator on CUDA, which is
+folding masks into weights buys, "extracted" is `net.extract(t)` of a task with 40 % of each group. Memory is the peak of a process of its own on CPU, of the allocator on CUDA, which is
 used where there is one. `--tasks` times steps at 2 and at 50 trained tasks instead, `--profile` prints where the time
 of a converted step goes.
 """
@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import nn
 from torch._dynamo.utils import counters
 
-from benchmarks.contenders import FORMS, Contender, Setting, contender
+from benchmarks.contenders import FORMS, Contender, Setting, contender, extracted_task
 from hatify import hatify
 
 BATCHES = {
@@ -48,6 +48,7 @@ class Row:
     """Ratios to the plain model, and the plain model's own seconds. gates: masks that no weight could carry.
 
     training, inference: the converted network's; unfolded_...: those with a gate of its own a layer.
+    extracted: inference of the extracted task. left: its share of the parameters.
     memory: peak of a training step. graphs, breaks: of torch.compile.
     """
 
@@ -59,6 +60,8 @@ class Row:
     inference: float
     unfolded_training: float
     unfolded_inference: float
+    extracted: float
+    left: float
     memory: float
     gates: int
     graphs: int
@@ -69,7 +72,9 @@ def measure(setting: Setting, rounds: int) -> Row:
     counters.clear()
     with ExitStack() as stack:
         forms = {form: contender(setting, form, stack) for form in FORMS}
-        inference = interleaved(setting, {form: c.infer for form, c in forms.items()}, rounds)
+        inferring = {form: c.infer for form, c in forms.items()}
+        extracted, inferring["extracted"] = extracted_task(setting, forms["converted"])
+        inference = interleaved(setting, inferring, rounds)
         training = interleaved(setting, {form: c.train_step for form, c in forms.items()}, rounds)
         gates = _gates(forms["converted"])
     graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
@@ -82,6 +87,8 @@ def measure(setting: Setting, rounds: int) -> Row:
         ratio(inference, "converted"),
         ratio(training, "unfolded"),
         ratio(inference, "unfolded"),
+        ratio(inference, "extracted"),
+        _size(extracted) / _size(forms["plain"].network),
         _peak(setting, "converted") / _peak(setting, "plain"),
         gates,
         graphs,
@@ -106,6 +113,10 @@ def interleaved(setting: Setting, steps: Mapping[str, Callable[[], None]], round
 def ratio(seconds: Mapping[str, Sequence[float]], form: str, to: str = "plain") -> float:
     """The median of the ratios within a round: what slows the machine down slows both."""
     return statistics.median(own / other for own, other in zip(seconds[form], seconds[to], strict=True))
+
+
+def _size(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _gates(converted: Contender) -> int:
@@ -169,12 +180,12 @@ def profile(setting: Setting) -> str:
 def show(rows: Sequence[Row], console: Console) -> None:
     table = Table(title="converted step / plain step")
     table.add_column("model")
-    for column in ("batch", "training", "inference", "memory", "unfolded training", "unfolded inference"):
+    for column in ("batch", "training", "inference", "memory", "unfolded training", "unfolded inference", "extracted"):
         table.add_column(column, justify="right")
     for column in ("plain step", "gates", "graphs", "breaks"):
         table.add_column(column, justify="right")
     for row in rows:
-        ratios = (row.training, row.inference, row.memory, row.unfolded_training, row.unfolded_inference)
+        ratios = (row.training, row.inference, row.memory, row.unfolded_training, row.unfolded_inference, row.extracted)
         table.add_row(
             row.name,
             str(row.batch),
