@@ -3,9 +3,9 @@
     python -m benchmarks.overhead [NAME ...] [--compile] [--autocast] [--json results.json]
 
 Forms of a model (see `contenders`) take turns in one process, and ratios are of the same round: "unfolded" shows what
-folding masks into weights buys, "extracted" is `net.extract(t)` of a task with 40 % of each group. Memory is the peak of a process of its own on CPU, of the allocator on CUDA, which is
-used where there is one. `--tasks` times steps at 2 and at 50 trained tasks instead, `--profile` prints where the time
-of a converted step goes.
+folding masks into weights buys, "extracted" is `net.extract(t)` of a task with 40 % of each group. Memory is the peak
+of a process of its own on CPU, of the allocator on CUDA, which is used where there is one. `--tasks` times steps at 2
+and at 50 trained tasks instead, `--profile` prints where the time of a converted step goes.
 """
 
 from __future__ import annotations
