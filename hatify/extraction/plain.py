@@ -51,10 +51,12 @@ class PlainGraph:
 
     @torch.no_grad()
     def _fold_constants(self) -> None:
-        """What is computed from parameters alone is computed once."""
+        """What is computed from parameters alone is computed once; what forward writes to, or draws, is none of it."""
+        changing = {base_of(node) for node in self.graph.nodes if mutates(node)}
         for node in list(self.graph.nodes):
             inputs = node.all_input_nodes
-            if node.op != "call_function" or not inputs or any(n.op != "get_attr" for n in inputs):
+            held = bool(inputs) and all(n.op == "get_attr" and n not in changing for n in inputs)
+            if node.op != "call_function" or not held or torch.Tag.nondeterministic_seeded in _tags(node):
                 continue
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.tensors[str(n.target)])
             value = node.target(*args, **kwargs)
@@ -189,6 +191,10 @@ class _Repeated:
         sizes = [graph.call_function(aten.sym_size.int, (self._tensor, d)) for d in range(self.mask.dim())]
         pairs = zip(sizes, self.mask.shape, strict=True)
         return [graph.call_function(operator.floordiv, (size, own)) if own > 1 else 1 for size, own in pairs]
+
+
+def _tags(node: Node) -> Sequence[Any]:
+    return getattr(node.target, "tags", ())
 
 
 def _acts(node: Node) -> bool:
