@@ -210,7 +210,7 @@ class HATModule(GraphModule):
         """A task as a plain module: eval mode, PyTorch's own operators, and only the channels that the task uses.
 
         It gives what `net(x, task_id=task_id)` gives in eval mode, up to rounding, and needs no hatify to run. Channels
-        whose place an operator needs stay, as zeros.
+        whose place an operator needs stay, as zeros. It is called with the arguments of the example inputs.
 
         Raises:
             TaskError: no such task.

@@ -18,7 +18,7 @@ SLACK = 0.01  # random masks miss the mean by so much
 
 @pytest.mark.parametrize("name", STRANGERS)
 @pytest.mark.filterwarnings("ignore")
-def test_equal_unmoved_and_plastic(name: str) -> None:
+def test_equal_unmoved_plastic_and_extracted(name: str) -> None:
     stranger = STRANGERS[name]
     model = stranger.model()
     perturb(model)
@@ -29,6 +29,7 @@ def test_equal_unmoved_and_plastic(name: str) -> None:
     draw_masks(net, 0)
     assert_not_moved(net, inputs)
     assert plastic_share(net, 1) >= stranger.plastic - SLACK
+    assert_extracted(net, inputs)
 
 
 def assert_same_function(model: nn.Module, net: HATModule, inputs: dict[str, Any]) -> None:
@@ -49,6 +50,16 @@ def assert_not_moved(net: HATModule, inputs: dict[str, Any]) -> None:
     scramble(net, 1)
     assert all(map(torch.equal, outputs(net, inputs, task_id=0), before))
     assert not all(map(torch.equal, outputs(net, inputs), untasked))
+
+
+def assert_extracted(net: HATModule, inputs: dict[str, Any]) -> None:
+    """Task 0 as a plain module does the same."""
+    extracted = net.extract(0)
+    torch.manual_seed(0)
+    expected = outputs(net, inputs, task_id=0)
+    torch.manual_seed(0)
+    for one, other in zip(outputs(extracted, inputs), expected, strict=True):
+        assert relative_difference(one, other) < 1e-5
 
 
 def train(net: HATModule, task_id: int, inputs: dict[str, Any]) -> None:

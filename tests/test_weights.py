@@ -51,6 +51,7 @@ TWO_SIDED = {
     "standardised by a norm": Computed(standardised_by_batch_norm, SQUARE),
     "normalised rows": Computed(lambda w: F.normalize(w, dim=-1), SQUARE),
     "softmax": Computed(lambda w: w.softmax(-1), SQUARE),
+    "rows of unit norm": Computed(lambda w: w / w.norm(dim=1, keepdim=True), SQUARE),
     "of unit norm as a whole": Computed(lambda w: w / w.norm(), SQUARE),
 }
 # the magnitudes of weight norm and the factors of a low-rank sum have one masked side

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.fx import Node
 
 from hatify.analysis.call import Call, Rules, is_selection, shape_of
@@ -82,12 +83,18 @@ class Dependence:
         return self._known[dimensions]
 
     def _ask(self, dimensions: tuple[int, ...]) -> _Labelled | None:
-        """Label the operand's entries along some dimensions and apply the rule."""
+        """Label the operand's entries along some dimensions and apply the rule.
+
+        A pointwise operator needs none: an entry reaches those in its place, even of a quotient whose divisor it is.
+        """
         variables = Variables()
         shape = [size if d in dimensions else 1 for d, size in enumerate(self._shape)]
         labels = variables.fresh(int(np.prod(shape)), self._operand).reshape(shape)
         call = self._selection.args[0] if is_selection(self._selection) else self._selection
         assert isinstance(call, Node)
+        if torch.Tag.pointwise in getattr(call.target, "tags", ()):
+            missing = call.meta["val"].dim() - labels.ndim
+            return _Labelled(labels, labels.reshape((1,) * missing + labels.shape), mixed=False)
         supports = {node: live_like(node) for node in call.all_input_nodes} | {self._operand: labels}
         effect = apply_rule(Call(call, supports, variables, self._inference.weights), self._rules)
         result = effect.result

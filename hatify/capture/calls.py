@@ -38,3 +38,8 @@ def sizes_of(graph: Graph, tensor: Node) -> list[Any]:
 def is_tensor(node: Any) -> bool:
     """Whether a node's result is one tensor."""
     return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def is_level(node: Node) -> bool:
+    """Whether a call opens or closes a level of `torch.vmap`."""
+    return getattr(node.target, "__module__", "") == "torch._functorch.predispatch"

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
+from hatify.capture.calls import is_level
 from hatify.capture.constants import share_constants
 from hatify.capture.decisions import Decision, decisions_of
 from hatify.capture.devices import follow_devices, follow_dtypes
@@ -109,7 +110,7 @@ def _make_portable(graph: Graph) -> None:
 
 def _acts(node: Node) -> bool:
     """Whether a call is there for what it does: it writes, or it opens or closes a level of `torch.vmap`."""
-    return mutates(node) or getattr(node.target, "__module__", "") == "torch._functorch.predispatch"
+    return mutates(node) or is_level(node)
 
 
 def _shape_patterns(*graphs: Graph) -> tuple[tuple[int | None, ...] | None, ...]:

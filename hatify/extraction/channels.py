@@ -18,14 +18,24 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from hatify.analysis.call import arguments_of, concrete
-from hatify.extraction.operators import CONVOLUTIONS, LINEAR, MOVES, PADDINGS, REDUCTIONS, SPATIAL, is_pointwise
+from hatify.capture.mutations import mutates
+from hatify.capture.views import base_of
+from hatify.extraction.operators import (
+    CONVOLUTIONS,
+    LINEAR,
+    MOVES,
+    PADDINGS,
+    PRODUCTS,
+    QUOTIENTS,
+    REDUCTIONS,
+    SPATIAL,
+    is_pointwise,
+)
 from hatify.extraction.plain import PlainGraph
 
 aten = torch.ops.aten
 
 UNLABELLED = -1
-
-SAMPLES = (-1e4, -1.3, -1e-3, 1e-3, 0.7, 1e4)  # of operands of which nothing is known
 
 
 @dataclass
@@ -33,12 +43,16 @@ class Track:
     """A tensor's channels.
 
     labels: see above. axis: the dimension that becomes shorter where channels are removed.
-    zero: whether the entries of removable channels are zero.
+    zero: whether the entries of all channels are zero that have not been kept so far (so it stays true as more are).
     """
 
     labels: Tensor
     axis: int
     zero: bool
+
+    def lies_along(self, axis: int) -> bool:
+        """Whether the labels vary along this dimension alone."""
+        return self.axis == axis and self.labels.numel() == self.labels.shape[axis]
 
 
 class Channels:
@@ -113,10 +127,13 @@ class Channels:
             return self._weighted(node)
         if not any(n in self.tracks for n in node.all_input_nodes):
             return None
+        if mutates(node) and base_of(node).op in ("get_attr", "placeholder"):
+            return self._stays(node)
         if node.target is operator.getitem:
             source, position = node.args
             return self.tracks[source][position]  # type: ignore[index]
-        for known, rule in self._rules():
+        is_known = isinstance(node.meta.get("val"), Tensor) or node.target in MOVES
+        for known, rule in self._rules() if is_known else ():
             if known(node):
                 return rule(node)
         return self._stays(node)
@@ -151,6 +168,8 @@ class Channels:
         if bias is not None:
             dead &= bias == 0
         if is_depthwise(weight, groups) and track is not None:
+            if not track.lies_along(1):
+                return self._stays(node)
             silent = bias is None or self._all(bias == 0, track)
             return Track(track.labels, 1, (track.zero and silent) or self._all(dead, track))
         if track is not None and node.target in LINEAR and track.axis != axis and track.labels.shape[-1] == 1:
@@ -164,7 +183,7 @@ class Channels:
 
     def _contract(self, track: Track, axis: int, weight: Tensor, groups: int) -> None:
         """A weight reads channels: those that go must be zero, or be read with zeros."""
-        if track.labels.numel() != track.labels.shape[axis]:
+        if not track.lies_along(axis):
             self.keep(track.labels)
         elif not track.zero:
             by_group = weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
@@ -184,7 +203,7 @@ class Channels:
     def _batch_norm(self, node: Node) -> Track | None:
         given = arguments_of(node)
         track = self._only(node, given["input"])
-        if track is None or track.axis != 1:
+        if track is None or not track.lies_along(1):
             return self._stays(node)
         weight, bias = self._tensor(given["weight"]), self._tensor(given["bias"])
         silent = weight is not None and bias is not None
@@ -196,7 +215,7 @@ class Channels:
         track = self._only(node, given["input"])
         last = node.meta["val"].dim() - 1
         weight, bias = self._tensor(given["weight"]), self._tensor(given["bias"])
-        if track is None or not track.zero or track.axis != last or track.labels.numel() != track.labels.shape[-1]:
+        if track is None or not track.zero or not track.lies_along(last):
             return self._stays(node)
         if weight is None or bias is None or len(given["normalized_shape"]) != 1:
             return self._stays(node)
@@ -208,28 +227,31 @@ class Channels:
         rest = [n for n in node.all_input_nodes if n not in (given["query"], given["key"], given["value"])]
         self.keep_all(*rest)
         last = node.meta["val"].dim() - 1
-        alike = query is not None and key is not None and query.labels.shape == key.labels.shape
-        if not alike or query.axis != last or key.axis != last or not (query.zero or key.zero):  # type: ignore[union-attr]
+        if not self._pair(query, key, last):
             self.keep_all(given["query"], given["key"])
-        else:
-            self._equal.append((query.labels, key.labels))  # type: ignore[union-attr]
-        if value is not None and (value.axis != last or value.labels.shape[-2] > 1 or given.get("enable_gqa")):
+        if value is not None and (not _lies_in_rows(value, last) or given.get("enable_gqa")):
             self.keep_all(given["value"])
             return None
         return value
 
+    def _pair(self, one: Track | None, other: Track | None, last: int) -> bool:
+        """Couple what is contracted along the last dimension of both, row with row; whether that can be done."""
+        if one is None or other is None or one.labels.shape != other.labels.shape:
+            return False
+        if not (_lies_in_rows(one, last) and _lies_in_rows(other, last) and (one.zero or other.zero)):
+            return False
+        self._equal.append((one.labels, other.labels))
+        return True
+
     def _matmul(self, node: Node) -> Track | None:
         """`scores @ values`: the channels of the values; those of anything else that is contracted stay."""
-        first, second = node.args
-        rank = node.meta["val"].dim()
-        right = self.tracks.get(second)  # type: ignore[arg-type]
-        left = self.tracks.get(first)  # type: ignore[arg-type]
-        if left is None and right is not None and right.axis == rank - 1 and right.labels.shape[-2] == 1:
+        left, right = (self.tracks.get(operand) for operand in node.args)  # type: ignore[arg-type]
+        last = node.meta["val"].dim() - 1
+        if left is None and right is not None and _lies_in_rows(right, last):
             return right
-        if left is not None and right is not None and (left.zero or right.zero):
-            columns = right.labels.transpose(-1, -2)
-            if left.axis == rank - 1 and right.axis == rank - 2 and columns.shape == left.labels.shape:
-                self._equal.append((left.labels, columns))
+        if right is not None and right.labels.dim() > 1:
+            columns = Track(right.labels.transpose(-1, -2), right.axis + 1, right.zero)
+            if right.axis == last - 1 and self._pair(left, columns, last):
                 return None
         return self._stays(node)
 
@@ -298,15 +320,16 @@ class Channels:
     def _padded(self, node: Node) -> Track | None:
         given = arguments_of(node)
         track = self._only(node, node.args[0])
-        dimensions = range(-(len(given["pad"]) // 2), 0)
-        if track is None or any(track.labels.shape[d] > 1 for d in dimensions):
+        amounts = zip(given["pad"][::2], given["pad"][1::2], strict=True)
+        padded = [-1 - i for i, amount in enumerate(amounts) if amount != (0, 0)]
+        if track is None or any(track.labels.shape[d] > 1 for d in padded):
             return self._stays(node)
         return Track(track.labels, track.axis, track.zero and not given["value"])
 
     def _reduced(self, node: Node) -> Track | None:
         given = arguments_of(node)
         track = self._only(node, node.args[0])
-        if track is None or given["dim"] is None:
+        if track is None or given["dim"] is None or given["dim"] == []:
             return self._stays(node)
         rank = track.labels.dim()
         dimensions = [d % rank for d in (given["dim"] if isinstance(given["dim"], list | tuple) else [given["dim"]])]
@@ -334,18 +357,17 @@ class Channels:
         return Track(first.labels, first.axis, self._maps_to_zero(node, first))
 
     def _maps_to_zero(self, node: Node, like: Track) -> bool:
-        """Whether a pointwise operator gives zero for removable channels, whatever its other operands are."""
-
-        def operand(n: Node) -> Any:
-            if not isinstance(n.meta.get("val"), Tensor):
-                return 1
-            dtype = n.meta["val"].dtype
-            zero = self.tracks[n].zero if n in self.tracks else self._is_zero(n, like)
-            values = torch.zeros(len(SAMPLES)) if zero else torch.tensor(SAMPLES)
-            return values > 0 if dtype is torch.bool else values.to(dtype)
-
-        result = self.run(node, operand)
-        return isinstance(result, Tensor) and bool((result == 0).all())
+        """Whether a pointwise operator is known to give zero for removable channels."""
+        zeros = [self.tracks[n].zero if n in self.tracks else self._is_zero(n, like) for n in node.all_input_nodes]
+        tensors = [isinstance(n.meta.get("val"), Tensor) for n in node.all_input_nodes]
+        if node.target in PRODUCTS and any(zeros):
+            return True
+        if node.target in QUOTIENTS and zeros[0] and node.args[0] in self.tracks:
+            return True
+        if not all(zeros) or not all(tensors):
+            return False
+        result = self.run(node, lambda n: torch.zeros((), dtype=n.meta["val"].dtype))
+        return result.is_floating_point() and bool(result == 0)
 
     # -- small things ------------------------------------------------------------------------------------------
 
@@ -373,6 +395,11 @@ class Channels:
 
 def is_depthwise(weight: Tensor, groups: int) -> bool:
     return groups > 1 and groups == len(weight) and weight.shape[1] == 1
+
+
+def _lies_in_rows(track: Track, last: int) -> bool:
+    """Whether labels lie along the last dimension of a matrix, the same in each of its rows."""
+    return track.labels.dim() > 1 and track.axis == last == track.labels.dim() - 1 and track.labels.shape[-2] == 1
 
 
 def _each(tracks: Any) -> Sequence[Track]:

@@ -33,6 +33,8 @@ def extract(
         {id(net.get_parameter(name)): entries for name, entries in needed.items()},
         task_id,
         _outputs(signature),
+        _unused_name(net),
+        _dtype(net, registry),
     )
     graph, tensors = without_removable_channels(plain)
     _take_calls(graph, signature)
@@ -43,6 +45,19 @@ def extract(
 def _outputs(signature: CallSignature) -> slice:
     """Which of the graph's outputs are those of eval mode."""
     return slice(None) if signature.eval_outputs is None else slice(signature.outputs.num_leaves, -1)
+
+
+def _dtype(net: GraphModule, registry: MaskRegistry) -> torch.dtype:
+    """The numbers that the network itself computes with."""
+    embeddings = set(registry.parameters())
+    own = (p.dtype for p in net.parameters() if p not in embeddings and p.is_floating_point())
+    return next(own, torch.get_default_dtype())
+
+
+def _unused_name(net: GraphModule) -> str:
+    """Where tensors go that are none of the network's own."""
+    names = ("constants", *(f"constants_{number}" for number in range(2, len(net._modules) + len(net._parameters) + 3)))
+    return next(name for name in names if not hasattr(net, name))
 
 
 def _take_calls(graph: Graph, signature: CallSignature) -> None:

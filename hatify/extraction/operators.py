@@ -41,12 +41,17 @@ MOVES: set[Any] = {
     aten.contiguous.default,
 }
 
+# Zero where any operand is, or where the first is.
+PRODUCTS: set[Any] = {aten.mul.Tensor, aten.mul_.Tensor}
+QUOTIENTS: set[Any] = {aten.div.Tensor, aten.div_.Tensor}
+
 # The names of arguments that hold the shape of the result.
 SHAPES: dict[Any, str] = {
     aten.view.default: "size",
     aten.reshape.default: "shape",
     aten._unsafe_view.default: "size",
     aten.expand.default: "size",
+    aten.unflatten.int: "sizes",
 }
 PIECES: set[Any] = {aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default}
 
@@ -58,7 +63,6 @@ SPATIAL: dict[Any, int] = {
     aten.max_pool2d.default: 2,
     aten.avg_pool2d.default: 2,
     aten.adaptive_avg_pool2d.default: 2,
-    aten.adaptive_max_pool2d.default: 2,
     aten.upsample_nearest2d.vec: 2,
     aten.upsample_bilinear2d.vec: 2,
     aten.upsample_bicubic2d.vec: 2,

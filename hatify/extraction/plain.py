@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
+from hatify.capture.calls import is_level
 from hatify.capture.modes import DROPOUTS, when_training
 from hatify.capture.mutations import mutates
 from hatify.capture.views import base_of
 from hatify.errors import ExtractionError
+from hatify.extraction.operators import CONVOLUTIONS, LINEAR
 from hatify.rewriting.layers import HATLayer, Slot, for_each_example, gate, read
 
 aten = torch.ops.aten
@@ -23,8 +26,9 @@ aten = torch.ops.aten
 class PlainGraph:
     """The graph of a converted network for one task, without masks, task ids and modes.
 
-    tensors: what its `get_attr` nodes read, by name. Entries of shared parameters that the task does not depend on are
-        zero, so that what can be removed can be seen in the tensors themselves.
+    constants: the path of tensors that are none of the network's own.
+    tensors: what its `get_attr` nodes read, by name. Entries of weights that the task does not depend on are zero, so
+        that what can be removed can be seen in the tensors themselves.
     """
 
     def __init__(
@@ -36,8 +40,12 @@ class PlainGraph:
         needed: Mapping[int, Tensor],
         task_id: int,
         outputs: slice,
+        constants: str,
+        dtype: torch.dtype,
     ) -> None:
         self.graph = Graph()
+        self.constants = constants
+        self._dtype = dtype
         self.tensors: dict[str, Tensor] = {}
         self._modules, self._attribute, self._masks, self._needed = modules, attribute, masks, needed
         self._task_id = task_id
@@ -61,7 +69,7 @@ class PlainGraph:
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.tensors[str(n.target)])
             value = node.target(*args, **kwargs)
             if isinstance(value, Tensor):
-                node.replace_all_uses_with(self._read(node.name, value))
+                node.replace_all_uses_with(self._read(f"{self.constants}.{node.name}", value))
 
     @property
     def device(self) -> torch.device | None:
@@ -112,7 +120,10 @@ class PlainGraph:
                 return value
             if argument.attribute == "training":
                 return False
-            return self._parameter(f"{node.target}.{argument.attribute}", layer, argument.attribute, factors)
+            if argument.attribute is None:  # an absent operand is replaced by its masks
+                return self._read(f"{node.target}.mask", reduce(torch.mul, factors).to(self._dtype))
+            acts_by_entry = call.operator in LINEAR or call.operator in CONVOLUTIONS
+            return self._parameter(str(node.target), layer, argument.attribute, factors, acts_by_entry)
 
         filled = [fill(argument) for argument in call.args]
         if call.operator is read:
@@ -125,15 +136,17 @@ class PlainGraph:
                 result = self._multiplied(result, mask.reshape(shape), node)
         return result
 
-    def _parameter(self, name: str, layer: HATLayer, attribute: str | None, factors: Sequence[Tensor]) -> Node:
-        """A parameter times its masks; an absent one is what replaces it, the masks' product."""
-        tensor = torch.ones(()) if attribute is None else layer._of_task(attribute, self._task_id)
+    def _parameter(
+        self, path: str, layer: HATLayer, attribute: str, factors: Sequence[Tensor], acts_by_entry: bool
+    ) -> Node:
+        """A parameter times its masks. acts_by_entry: entries that are not needed can be zero."""
+        tensor = layer._of_task(attribute, self._task_id)
         value = tensor.detach()
-        if id(tensor) in self._needed:
+        if acts_by_entry and id(tensor) in self._needed:
             value = torch.where(self._needed[id(tensor)], value, 0)
         for factor in factors:
             value = value * factor.to(value.dtype)
-        return self._read(name, value)
+        return self._read(f"{path}.{attribute}", value)
 
     def _held(self, name: str, node: Node) -> Any:
         value = self._attribute(name)
@@ -142,8 +155,7 @@ class PlainGraph:
                 f"forward calls {name!r} as it is ({type(value).__name__}), which cannot be part of a plain module: "
                 "keep the converted network for this task"
             )
-        held = value.detach()
-        return self._read(name, torch.where(self._needed[id(value)], held, 0) if id(value) in self._needed else held)
+        return self._read(name, value.detach())
 
     def _read(self, name: str, value: Tensor) -> Node:
         """A node that reads a tensor; another tensor of the same name gets another."""
@@ -170,7 +182,7 @@ class PlainGraph:
         return product
 
     def _constant(self, value: Tensor) -> Node:
-        return self._read("masks", value.detach())
+        return self._read(f"{self.constants}.mask", value.detach().to(self._dtype))
 
     def _copied(self, node: Node) -> Node:
         copied = self.graph.node_copy(node, self._value)
@@ -198,8 +210,9 @@ def _tags(node: Node) -> Sequence[Any]:
 
 
 def _acts(node: Node) -> bool:
-    """Whether a node is there for what it does: only writes to what the module holds are, in eval mode."""
-    return node.op in ("placeholder", "output") or (mutates(node) and base_of(node).op == "get_attr")
+    """Whether a node is there for what it does: of writes, in eval mode, only those to what the module holds."""
+    writes = mutates(node) and base_of(node).op == "get_attr"
+    return node.op in ("placeholder", "output") or writes or is_level(node)
 
 
 def name_for(tensors: Mapping[str, Tensor], name: str, value: Tensor) -> str:

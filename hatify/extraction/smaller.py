@@ -79,7 +79,8 @@ class _Smaller:
         given = arguments_of(node)
         weight, bias, track = given["weight"], given["bias"], self._channels.tracks.get(given["input"])
         along_another = track is not None and node.target in LINEAR and track.axis != node.meta["val"].dim() - 1
-        if weight.op != "get_attr" or along_another:
+        is_held = weight.op == "get_attr" and (bias is None or bias.op == "get_attr")
+        if not is_held or along_another:
             return self.graph.node_copy(node, self._copy)
         value, groups = self._value(weight), given.get("groups", 1)
         rows, columns = self._positions(node), self._positions(given["input"])
@@ -117,7 +118,7 @@ class _Smaller:
         squares = call(aten.add.Tensor, (squares, call(aten.square.default, (mean,))), missing)
         variance = call(aten.add.Tensor, (call(aten.div.Tensor, (squares, count)), given["eps"]))
         normal = call(aten.mul.Tensor, (centered, call(aten.rsqrt.default, (variance,))))
-        return call(aten.addcmul.default, (bias, call(aten.to.dtype, (normal, dtype)), weight))
+        return call(aten.addcmul.default, (bias, call(aten.type_as.default, (normal, weight)), weight))
 
     def _attention(self, node: Node) -> Node:
         """The scale follows from the width that the heads had."""
@@ -148,7 +149,7 @@ class _Smaller:
         if node.op == "get_attr":
             held = self._value(node)
             return self._read(str(node.target), held.index_select(axis, positions.to(held.device)))
-        where = self._read("positions", positions.to(self._plain.device))
+        where = self._read(f"{self._plain.constants}.positions", positions.to(self._plain.device))
         return self.graph.call_function(aten.index_select.default, (self._copy(node), axis, where))
 
     def _moved(self, node: Node) -> Node:
@@ -159,13 +160,15 @@ class _Smaller:
         named = _own_arguments(node)
         if node.target in SHAPES and isinstance(track, Track) and self._removes(track):
             sizes = list(named[SHAPES[node.target]])
-            sizes[track.axis] = -1 if sizes[track.axis] == -1 else self._length(track)
+            axis = track.axis - (int(named["dim"]) % node.args[0].meta["val"].dim() if "dim" in named else 0)  # type: ignore[union-attr]
+            if 0 <= axis < len(sizes) and sizes[axis] != -1:
+                sizes[axis] = self._length(track)
             named[SHAPES[node.target]] = sizes
         if node.target not in MOVES:
             return self._call(node, named, self._copy)
         like = self._channels.adopted(node)
         args, kwargs = _laid_out(node.target, named, lambda operand: self._left(operand, like))
-        self._check(node, node.target(*args, **kwargs))  # type: ignore[operator]
+        self._check(node, lambda: node.target(*args, **kwargs))  # type: ignore[operator]
         fitting = self._copy if like is None else partial(self._fitting, track=like, rank=like.labels.dim())
         return self._call(node, named, fitting)
 
@@ -179,11 +182,15 @@ class _Smaller:
             self._length(track) if track is not None and track.axis == dimension else concrete(piece.shape[dimension])
             for track, piece in pieces
         ]
-        self._check(node, self._left(source, None).split_with_sizes(lengths, dimension))
+        self._check(node, lambda: self._left(source, None).split_with_sizes(lengths, dimension))
         return self.graph.call_function(aten.split_with_sizes.default, (self._copy(source), lengths, dimension))
 
-    def _check(self, node: Node, found: Any) -> None:
+    def _check(self, node: Node, operator_on_labels: Callable[[], Any]) -> None:
         """Whether the operator, on the labels that are left, gives the labels that are left."""
+        try:
+            found = operator_on_labels()
+        except RuntimeError as error:  # sizes that do not fit what is left
+            raise Misplaced(node) from error
         several = isinstance(found, list | tuple)
         results, tracks = (found if several else [found]), self._channels.tracks.get(node)
         for labels, track in zip(results, tracks if isinstance(tracks, list) else [tracks] * len(results), strict=True):
