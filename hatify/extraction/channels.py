@@ -83,6 +83,10 @@ class Channels:
             for track in _each(self.tracks.get(node)):
                 self.keep(track.labels)
 
+    def around(self, node: Node) -> list[Track]:
+        """The tracks of a node's results and of its operands."""
+        return [track for n in (node, *node.all_input_nodes) for track in _each(self.tracks.get(n))]
+
     def mask(self, track: Track) -> Tensor:
         """Which entries of a tensor stay, in the layout of its labels."""
         return (track.labels == UNLABELLED) | self.kept[track.labels.clamp(min=0)]

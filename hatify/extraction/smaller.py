@@ -13,6 +13,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from hatify.analysis.call import arguments_of, concrete
+from hatify.errors import ExtractionError
 from hatify.extraction.channels import UNLABELLED, Channels, Track, is_depthwise
 from hatify.extraction.operators import CONVOLUTIONS, LINEAR, MOVES, PIECES, SHAPES, is_pointwise
 from hatify.extraction.plain import PlainGraph, name_for
@@ -21,11 +22,11 @@ aten = torch.ops.aten
 
 
 class Misplaced(Exception):
-    """An operator would not put the channels that are left where they belong."""
+    """An operator would not put the channels that are left where they belong: all of these have to stay."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, tracks: Sequence[Track]) -> None:
         super().__init__(str(node))
-        self.node = node
+        self.tracks = tracks
 
 
 def without_removable_channels(plain: PlainGraph) -> tuple[Graph, dict[str, Tensor]]:
@@ -36,7 +37,12 @@ def without_removable_channels(plain: PlainGraph) -> tuple[Graph, dict[str, Tens
             smaller = _Smaller(plain, channels)
             return smaller.graph, smaller.tensors
         except Misplaced as misplaced:
-            channels.keep_all(misplaced.node, *misplaced.node.all_input_nodes)
+            if all(bool(channels.mask(track).all()) for track in misplaced.tracks):
+                raise ExtractionError(
+                    f"the channels of {misplaced} cannot be followed: this is a bug of hatify"
+                ) from None
+            for track in misplaced.tracks:
+                channels.keep(track.labels)
             channels.settle()
 
 
@@ -69,9 +75,7 @@ class _Smaller:
 
     def _is_cut(self, node: Node) -> bool:
         """Whether anything goes from a node's result or operands."""
-        found = [self._channels.tracks.get(n) for n in (node, *node.all_input_nodes)]
-        tracks = [t for several in found for t in (several if isinstance(several, list) else [several])]
-        return any(track is not None and self._removes(track) for track in tracks)
+        return any(map(self._removes, self._channels.around(node)))
 
     # -- operators with parameters -----------------------------------------------------------------------------
 
@@ -132,7 +136,7 @@ class _Smaller:
     def _pointwise(self, node: Node) -> Node:
         track, rank = self._channels.tracks.get(node), node.meta["val"].dim()
         if track is None:
-            raise Misplaced(node)
+            raise Misplaced(node, self._channels.around(node))
         return self.graph.node_copy(node, partial(self._fitting, track=track, rank=rank))
 
     def _fitting(self, node: Node, track: Track, rank: int) -> Node:
@@ -145,7 +149,7 @@ class _Smaller:
             return self._copy(node)
         positions = self._along(track)
         if positions is None:
-            raise Misplaced(node)
+            raise Misplaced(node, [track])
         if node.op == "get_attr":
             held = self._value(node)
             return self._read(str(node.target), held.index_select(axis, positions.to(held.device)))
@@ -190,13 +194,13 @@ class _Smaller:
         try:
             found = operator_on_labels()
         except RuntimeError as error:  # sizes that do not fit what is left
-            raise Misplaced(node) from error
+            raise Misplaced(node, self._channels.around(node)) from error
         several = isinstance(found, list | tuple)
         results, tracks = (found if several else [found]), self._channels.tracks.get(node)
         for labels, track in zip(results, tracks if isinstance(tracks, list) else [tracks] * len(results), strict=True):
             left = torch.full_like(labels, UNLABELLED) if track is None else self._only_left(track, labels.shape)
             if not torch.equal(left, labels):
-                raise Misplaced(node)
+                raise Misplaced(node, self._channels.around(node))
 
     def _left(self, node: Node, like: Track | None) -> Any:
         """The labels that are left of an operand, at the size that it has then."""
