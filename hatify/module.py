@@ -214,7 +214,7 @@ class HATModule(GraphModule):
 
         Raises:
             TaskError: no such task.
-            ExtractionError: the network calls a submodule as it is, or does something else that is no plain graph.
+            ExtractionError: the network calls a submodule as it is, or it has no weights (meta device).
         """
         task = self._checked_task(task_id)
         used = self.registry.used(task)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from hatify import HATModule, hatify
-from hatify.errors import TaskError
+from hatify.errors import ExtractionError, TaskError
 from hatify.verification import draw_masks, perturb
 
 DENSITY = 0.4
@@ -122,6 +122,26 @@ def test_an_extracted_task_can_be_exported() -> None:
     batch = torch.export.Dim("batch", min=2)
     program = torch.export.export(extracted, (torch.randn(2, 3, 160, 160),), dynamic_shapes=({0: batch},))
     torch.testing.assert_close(program.module()(x), extracted(x))
+
+
+class LooksAtValues(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if x.sum() > 0 else -self.layer(x)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_plain_module() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), LooksAtValues(), nn.Linear(8, 3))
+    with pytest.raises(ExtractionError, match=r"calls '.*' as it is"):
+        hatify(model, example_inputs=(torch.randn(2, 8),)).extract(0)
+    with torch.device("meta"):
+        model, x = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)), torch.randn(2, 8)
+    with pytest.raises(ExtractionError, match="meta device"):
+        hatify(model, example_inputs=(x,)).extract(0)
 
 
 def test_a_task_that_does_not_exist() -> None:

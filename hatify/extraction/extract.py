@@ -11,6 +11,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from hatify.capture.signature import CallSignature
+from hatify.errors import ExtractionError
 from hatify.extraction.plain import PlainGraph
 from hatify.extraction.smaller import without_removable_channels
 from hatify.masks.registry import MaskRegistry
@@ -23,7 +24,12 @@ def extract(
     """The network of one task in eval mode, without the channels that its masks leave at zero.
 
     needed: for each shared parameter with a lock rule, the entries that the task depends on.
+
+    Raises:
+        ExtractionError: forward calls something as it is, or there are no weights.
     """
+    if any(parameter.is_meta for parameter in net.parameters()):
+        raise ExtractionError("a network on the meta device has no masks to extract by: give it weights first")
     masks = {name: None if mask is None else mask.detach() for name, mask in registry(task_id, None).items()}
     plain = PlainGraph(
         net.graph,
