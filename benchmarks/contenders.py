@@ -69,13 +69,8 @@ def contender(setting: Setting, form: str, stack: ExitStack, trained: int = 2) -
 def extracted_task(setting: Setting, contender: Contender) -> tuple[nn.Module, Callable[[], None]]:
     """Task 0 as a plain module, and one forward pass of it."""
     module = contender.network.extract(0)  # type: ignore[operator]
-    call = module if setting.compile_mode is None else _compiled(module, setting.compile_mode)
-
-    def infer() -> None:
-        with torch.no_grad():
-            call(contender.images)
-
-    return module, infer
+    labels = torch.zeros(setting.batch, dtype=torch.int64, device=setting.device)
+    return module, _contender(setting, module, contender.images, labels).infer
 
 
 def converted(model: nn.Module, images: Tensor, num_tasks: int, folded: bool) -> HATModule:

@@ -89,7 +89,7 @@ class Channels:
 
     def mask(self, track: Track) -> Tensor:
         """Which entries of a tensor stay, in the layout of its labels."""
-        return (track.labels == UNLABELLED) | self.kept[track.labels.clamp(min=0)]
+        return self._is_kept(track.labels)
 
     def settle(self) -> None:
         """Keep more until coupled channels agree and each tensor is as long everywhere."""

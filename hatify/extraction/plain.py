@@ -79,7 +79,7 @@ class PlainGraph:
         if node.op == "placeholder":
             return None if node.target in ("task_id", "mask_scale") else self._copied(node)
         if node.op == "get_attr":
-            return False if node.meta.get("role") == "flag" else self._held(str(node.target), node)
+            return False if node.meta.get("role") == "flag" else self._held(str(node.target))
         if node.op == "output":
             return self.graph.output(self._value(node.args[0])[outputs])
         if node.op == "call_module":
@@ -148,7 +148,7 @@ class PlainGraph:
             value = value * factor.to(value.dtype)
         return self._read(f"{path}.{attribute}", value)
 
-    def _held(self, name: str, node: Node) -> Any:
+    def _held(self, name: str) -> Node:
         value = self._attribute(name)
         if not isinstance(value, Tensor):
             raise ExtractionError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -27,8 +27,11 @@ class _Kept:
 
     parameter: nn.Parameter
     lock: Tensor
-    values: Tensor
-    version: int
+    values: Tensor = field(init=False)
+    version: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reload()
 
     def restore(self) -> None:
         self.parameter.masked_scatter_(self.lock, self.values)
@@ -56,7 +59,7 @@ class OptimizerGuard:
         parameters: Iterable[nn.Parameter],
         on_step: Callable[[int], None],
     ) -> None:
-        self._kept = [_keep(parameter, lock) for parameter, lock in locks.items()]
+        self._kept = [_Kept(parameter, lock) for parameter, lock in locks.items()]
         self._watched = {id(parameter) for parameter in parameters}
         self._steps: dict[int, int] = {}
         self._on_step = on_step
@@ -114,7 +117,3 @@ def refuse_steps(net: Network, forbidden: Callable[[Network], bool]) -> None:
             )
 
     weakref.finalize(net, register_optimizer_step_pre_hook(before_step).remove)
-
-
-def _keep(parameter: nn.Parameter, lock: Tensor) -> _Kept:
-    return _Kept(parameter, lock, parameter.detach().masked_select(lock), parameter._version)
