@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
@@ -43,3 +44,10 @@ def is_tensor(node: Any) -> bool:
 def is_level(node: Node) -> bool:
     """Whether a call opens or closes a level of `torch.vmap`."""
     return getattr(node.target, "__module__", "") == "torch._functorch.predispatch"
+
+
+def given_arguments(node: Node) -> dict[str, Any]:
+    """The arguments of a call by name, without those left at their defaults."""
+    assert isinstance(node.target, OpOverload)
+    names = [argument.name for argument in node.target._schema.arguments]
+    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)

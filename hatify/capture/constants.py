@@ -13,7 +13,7 @@ def share_constants(constants: dict[str, Any], eval_graph: Graph, eval_constants
     for node in [node for node in eval_graph.nodes if node.meta.get("role") == "constant"]:
         value = eval_constants[str(node.target)]
         own_name_first = sorted(constants, key=lambda name: name != node.target)
-        equal = (name for name in own_name_first if _is_equal(value, constants[name]))
+        equal = (name for name in own_name_first if is_equal(value, constants[name]))
         taken = {*constants, *eval_constants}
         unused = (name for i in range(len(taken) + 1) if (name := f"{node.target}_{i}") not in taken)
         name = next(equal, None) or (next(unused) if node.target in constants else str(node.target))
@@ -21,7 +21,8 @@ def share_constants(constants: dict[str, Any], eval_graph: Graph, eval_constants
         node.target = node.meta["name"] = name
 
 
-def _is_equal(one: Any, other: Any) -> bool:
+def is_equal(one: Any, other: Any) -> bool:
+    """Whether two tensors are alike in all that they are, or two other things one."""
     if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
         return one is other
     same_kind = (one.dtype, one.shape, one.device) == (other.dtype, other.shape, other.device)

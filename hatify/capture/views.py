@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from hatify.capture.calls import call, is_tensor
+from hatify.capture.calls import call, given_arguments, is_tensor
 
 aten = torch.ops.aten
 
@@ -107,7 +107,7 @@ Emit = Callable[..., Node]
 
 
 def _assigned_slice(emit: Emit, base: Node, view: Node, value: Node) -> Node:
-    given = _arguments(view)
+    given = given_arguments(view)
     bounds = given.get("start"), given.get("end"), given.get("step", 1)
     if _is_whole(view, base):
         return value
@@ -115,7 +115,7 @@ def _assigned_slice(emit: Emit, base: Node, view: Node, value: Node) -> Node:
 
 
 def _assigned_narrow(emit: Emit, base: Node, view: Node, value: Node) -> Node:
-    given = _arguments(view)
+    given = given_arguments(view)
     start = given["start"]
     if not isinstance(start, Node) and start < 0:
         start += base.meta["val"].shape[given["dim"]]
@@ -125,20 +125,20 @@ def _assigned_narrow(emit: Emit, base: Node, view: Node, value: Node) -> Node:
 
 
 def _assigned_entry(emit: Emit, base: Node, view: Node, value: Node) -> Node:
-    given = _arguments(view)
+    given = given_arguments(view)
     return emit(aten.select_scatter.default, base, value, given["dim"], given["index"])
 
 
 def _assigned_unbound(emit: Emit, base: Node, view: Node, value: Node) -> Node:
     operation, index = view.args
     assert isinstance(operation, Node)
-    return emit(aten.select_scatter.default, base, value, _arguments(operation).get("dim", 0), index)
+    return emit(aten.select_scatter.default, base, value, given_arguments(operation).get("dim", 0), index)
 
 
 def _assigned_piece(emit: Emit, base: Node, view: Node, value: Node) -> Node | None:
     operation, index = view.args
     assert isinstance(operation, Node) and isinstance(index, int)
-    dimension = _arguments(operation).get("dim", 0)
+    dimension = given_arguments(operation).get("dim", 0)
     sizes = [piece.shape[dimension] for piece in operation.meta["val"][: index + 1]]
     if any(isinstance(size, torch.SymInt) for size in sizes):
         return None
@@ -146,7 +146,7 @@ def _assigned_piece(emit: Emit, base: Node, view: Node, value: Node) -> Node | N
 
 
 def _assigned_diagonal(emit: Emit, base: Node, view: Node, value: Node) -> Node:
-    given = _arguments(view)
+    given = given_arguments(view)
     dimensions = given.get("dim1", 0), given.get("dim2", 1)
     return emit(aten.diagonal_scatter.default, base, value, given.get("offset", 0), *dimensions)
 
@@ -156,13 +156,13 @@ def _transposed_back(emit: Emit, base: Node, view: Node, value: Node) -> Node:
 
 
 def _permuted_back(emit: Emit, base: Node, view: Node, value: Node) -> Node:
-    dimensions = [dimension % base.meta["val"].dim() for dimension in _arguments(view)["dims"]]
+    dimensions = [dimension % base.meta["val"].dim() for dimension in given_arguments(view)["dims"]]
     return emit(aten.permute.default, value, [dimensions.index(d) for d in range(len(dimensions))])
 
 
 def _moved_back(emit: Emit, base: Node, view: Node, value: Node) -> Node:
     assert isinstance(view.target, OpOverload)
-    given = _arguments(view)
+    given = given_arguments(view)
     return emit(view.target, value, given["destination"], given["source"])
 
 
@@ -187,13 +187,6 @@ INVERSES: dict[Any, Callable[[Emit, Node, Node, Node], Node]] = {
     aten.view_as_real.default: _of_complex,
     aten.view_as_complex.default: _of_real,
 }
-
-
-def _arguments(node: Node) -> dict[str, Any]:
-    """The arguments of a call by name, without those left at their defaults."""
-    assert isinstance(node.target, OpOverload)
-    names = [argument.name for argument in node.target._schema.arguments]
-    return dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
 
 
 def _is_whole(view: Node, base: Node) -> bool:

@@ -13,6 +13,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from hatify.capture.calls import is_level
+from hatify.capture.constants import is_equal
 from hatify.capture.modes import DROPOUTS, when_training
 from hatify.capture.mutations import mutates
 from hatify.capture.views import base_of
@@ -218,11 +219,6 @@ def _acts(node: Node) -> bool:
 def name_for(tensors: Mapping[str, Tensor], name: str, value: Tensor) -> str:
     """The name under which a tensor is held, or can be: another tensor that has the name keeps it."""
     number, unique = 1, name
-    while unique in tensors and not _is_same(tensors[unique], value):
+    while unique in tensors and not is_equal(tensors[unique], value):
         number, unique = number + 1, f"{name}_{number + 1}"
     return unique
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    same_kind = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
-    return one is other or (same_kind and torch.equal(one, other))

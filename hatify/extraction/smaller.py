@@ -13,6 +13,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from hatify.analysis.call import arguments_of, concrete
+from hatify.capture.calls import given_arguments
 from hatify.errors import ExtractionError
 from hatify.extraction.channels import UNLABELLED, Channels, Track, is_depthwise
 from hatify.extraction.operators import CONVOLUTIONS, LINEAR, MOVES, PIECES, SHAPES, is_pointwise
@@ -97,13 +98,13 @@ class _Smaller:
         changed["weight"] = self._read(str(weight.target), value)
         if bias is not None:
             changed["bias"] = self._sliced(bias, rows)
-        return self._call(node, {**_own_arguments(node), **changed}, self._copy)
+        return self._call(node, {**given_arguments(node), **changed}, self._copy)
 
     def _batch_norm(self, node: Node) -> Node:
         given, rows = arguments_of(node), self._positions(node)
         held = [n for n in ("weight", "bias", "running_mean", "running_var") if given[n] is not None]
         changed = {name: self._sliced(given[name], rows) for name in held}
-        return self._call(node, {**_own_arguments(node), **changed}, self._copy)
+        return self._call(node, {**given_arguments(node), **changed}, self._copy)
 
     def _layer_norm(self, node: Node) -> Node:
         """With the statistics of all channels, from those that are left: the others are zero."""
@@ -161,7 +162,7 @@ class _Smaller:
         if node.target in PIECES:
             return self._pieces(node)
         track = self._channels.tracks.get(node)
-        named = _own_arguments(node)
+        named = given_arguments(node)
         if node.target in SHAPES and isinstance(track, Track) and self._removes(track):
             sizes = list(named[SHAPES[node.target]])
             axis = track.axis - (int(named["dim"]) % node.args[0].meta["val"].dim() if "dim" in named else 0)  # type: ignore[union-attr]
@@ -266,12 +267,6 @@ def _cut(weight: Tensor, rows: Tensor | None, columns: Tensor | None, groups: in
     columns = torch.arange(inputs * groups) if columns is None else columns
     pairs = zip(rows.chunk(groups), columns.chunk(groups), strict=True)
     return torch.cat([weight[own.to(weight.device)][:, (read % inputs).to(weight.device)] for own, read in pairs])
-
-
-def _own_arguments(node: Node) -> dict[str, Any]:
-    """The arguments that a call spells out, by name."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    return {argument.name: value for argument, value in zip(schema, node.args, strict=False)} | dict(node.kwargs)
 
 
 def _laid_out(target: Any, named: dict[str, Any], operand: Callable[[Node], Any]) -> tuple[Any, dict[str, Any]]:
