@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import random
 import statistics
 import subprocess
 import sys
@@ -97,12 +98,16 @@ def measure(setting: Setting, rounds: int) -> Row:
 
 
 def interleaved(setting: Setting, steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """The seconds of each step, in rounds in which all have their turn."""
+    """The seconds of each step, in rounds in which all have their turn.
+
+    Each round has an order of its own: what one step leaves behind in caches and in the allocator, another finds.
+    """
     seconds: dict[str, list[float]] = {form: [] for form in steps}
+    shuffle = random.Random(0)
     for turn in range(WARM_UP + rounds):
-        for form, step in steps.items():
+        for form in shuffle.sample(list(steps), len(steps)):
             started = time.perf_counter()
-            step()
+            steps[form]()
             if setting.device == "cuda":
                 torch.cuda.synchronize()
             if turn >= WARM_UP:

@@ -88,7 +88,8 @@ def _follow(graph: Graph, write: Node, keep_in_place: bool, outliving: dict[Node
         return _replace(graph, write, written)
     base = base_of(written)
     read = [node for node in _family(base) if node is not write and any(user > write for user in node.users)]
-    if keep_in_place and (base.op == "get_attr" or all(node is written for node in read)):
+    other_names = [node for node in read if node < write and node is not written]
+    if keep_in_place and (base.op == "get_attr" or not other_names):
         return _read_after(write, {written: write})
     with graph.inserting_before(write):
         values = {base: _new_base(graph, write)}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def gated_gradient(gradient: Tensor, lock: Tensor) -> Tensor:
     """The gradient with locked entries at zero, `g * (1 - lock)` (Serra et al. 2018, eq. 2), even if g is NaN."""
-    return torch.where(lock, torch.zeros((), dtype=gradient.dtype, device=gradient.device), gradient)
+    return torch.where(lock, 0, gradient)
 
 
 def compensated_gradient(
