@@ -66,11 +66,11 @@ def contender(setting: Setting, form: str, stack: ExitStack, trained: int = 2) -
     return _contender(setting, net, images, labels, lambda: 0.75 * task.regularization(), {"task_id": 0})
 
 
-def extracted_task(setting: Setting, contender: Contender) -> tuple[nn.Module, Callable[[], None]]:
-    """Task 0 as a plain module, and one forward pass of it."""
+def extracted_task(setting: Setting, contender: Contender) -> Contender:
+    """Task 0 as a plain module."""
     module = contender.network.extract(0)  # type: ignore[operator]
     labels = torch.zeros(setting.batch, dtype=torch.int64, device=setting.device)
-    return module, _contender(setting, module, contender.images, labels).infer
+    return _contender(setting, module, contender.images, labels)
 
 
 def converted(model: nn.Module, images: Tensor, num_tasks: int, folded: bool) -> HATModule:

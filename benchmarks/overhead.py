@@ -33,6 +33,7 @@ from torch._dynamo.utils import counters
 
 from benchmarks.contenders import FORMS, Contender, Setting, contender, extracted_task
 from hatify import hatify
+from hatify.verification import relative_difference
 
 BATCHES = {
     "resnet18": 32,
@@ -49,8 +50,9 @@ class Row:
     """Ratios to the plain model, and the plain model's own seconds. gates: masks that no weight could carry.
 
     training, inference: the converted network's; unfolded_...: those with a gate of its own a layer.
-    extracted: inference of the extracted task. left: its share of the parameters.
-    memory: peak of a training step. graphs, breaks: of torch.compile.
+    extracted: inference of the extracted task. left: its share of the parameters. difference: its logits from those
+    of the masked network, over the largest. memory: peak of a training step. graphs, breaks: of torch.compile, under
+    which the plain and the converted network are timed alone.
     """
 
     name: str
@@ -59,10 +61,11 @@ class Row:
     plain_inference: float
     training: float
     inference: float
-    unfolded_training: float
-    unfolded_inference: float
-    extracted: float
+    unfolded_training: float | None
+    unfolded_inference: float | None
+    extracted: float | None
     left: float
+    difference: float
     memory: float
     gates: int
     graphs: int
@@ -72,24 +75,31 @@ class Row:
 def measure(setting: Setting, rounds: int) -> Row:
     counters.clear()
     with ExitStack() as stack:
-        forms = {form: contender(setting, form, stack) for form in FORMS}
+        forms = {
+            form: contender(setting, form, stack) for form in FORMS if form != "unfolded" or not setting.compile_mode
+        }
         inferring = {form: c.infer for form, c in forms.items()}
-        extracted, inferring["extracted"] = extracted_task(setting, forms["converted"])
+        extracted = extracted_task(setting, forms["converted"])
+        if not setting.compile_mode:
+            inferring["extracted"] = extracted.infer
         inference = interleaved(setting, inferring, rounds)
+        difference = _difference(forms["converted"], extracted)
         training = interleaved(setting, {form: c.train_step for form, c in forms.items()}, rounds)
         gates = _gates(forms["converted"])
     graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+    in_training, in_inference = ratios(training), ratios(inference)
     return Row(
         setting.name,
         setting.batch,
         statistics.median(training["plain"]),
         statistics.median(inference["plain"]),
-        ratio(training, "converted"),
-        ratio(inference, "converted"),
-        ratio(training, "unfolded"),
-        ratio(inference, "unfolded"),
-        ratio(inference, "extracted"),
-        _size(extracted) / _size(forms["plain"].network),
+        in_training["converted"],
+        in_inference["converted"],
+        in_training.get("unfolded"),
+        in_inference.get("unfolded"),
+        in_inference.get("extracted"),
+        _size(extracted.network) / _size(forms["plain"].network),
+        difference,
         _peak(setting, "converted") / _peak(setting, "plain"),
         gates,
         graphs,
@@ -115,9 +125,12 @@ def interleaved(setting: Setting, steps: Mapping[str, Callable[[], None]], round
     return seconds
 
 
-def ratio(seconds: Mapping[str, Sequence[float]], form: str, to: str = "plain") -> float:
-    """The median of the ratios within a round: what slows the machine down slows both."""
-    return statistics.median(own / other for own, other in zip(seconds[form], seconds[to], strict=True))
+def ratios(seconds: Mapping[str, Sequence[float]], to: str = "plain") -> dict[str, float]:
+    """Of each form, the median of its ratios within a round: what slows the machine down slows all."""
+    return {
+        form: statistics.median(own / other for own, other in zip(times, seconds[to], strict=True))
+        for form, times in seconds.items()
+    }
 
 
 def _size(network: nn.Module) -> int:
@@ -129,10 +142,16 @@ def _gates(converted: Contender) -> int:
     return sum("gate" in str(node.target) for node in graph.nodes if node.op == "call_function")  # type: ignore[union-attr]
 
 
+def _difference(converted: Contender, extracted: Contender) -> float:
+    images = converted.images[:2]
+    with torch.no_grad():
+        return relative_difference(extracted.network(images), converted.network.eval()(images, task_id=0))
+
+
 def _peak(setting: Setting, form: str) -> float:
-    """Bytes at the peak of three training steps, in a process of its own, beyond what its libraries take."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_here, (setting, form))
+    """Bytes at the peak of three training steps beyond what the libraries take: the median of three processes."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return statistics.median(pool.apply(_peak_here, (setting, form)) for _ in range(3))
 
 
 def _peak_here(setting: Setting, form: str) -> float:
@@ -155,7 +174,7 @@ def measure_tasks(setting: Setting, rounds: int, few: int = 2, many: int = 50) -
     """The time of a training step at many trained tasks, over that at few."""
     with ExitStack() as stack:
         steps = {str(n): contender(setting, "converted", stack, trained=n).train_step for n in (few, many)}
-        return ratio(interleaved(setting, steps, rounds), str(many), to=str(few))
+        return ratios(interleaved(setting, steps, rounds), to=str(few))[str(many)]
 
 
 def import_seconds() -> tuple[float, float]:
@@ -187,14 +206,16 @@ def show(rows: Sequence[Row], console: Console) -> None:
     table.add_column("model")
     for column in ("batch", "training", "inference", "memory", "unfolded training", "unfolded inference", "extracted"):
         table.add_column(column, justify="right")
-    for column in ("plain step", "gates", "graphs", "breaks"):
+    for column in ("left", "difference", "plain step", "gates", "graphs", "breaks"):
         table.add_column(column, justify="right")
     for row in rows:
-        ratios = (row.training, row.inference, row.memory, row.unfolded_training, row.unfolded_inference, row.extracted)
+        shown = (row.training, row.inference, row.memory, row.unfolded_training, row.unfolded_inference, row.extracted)
         table.add_row(
             row.name,
             str(row.batch),
-            *(f"{value:.3f}" for value in ratios),
+            *("" if value is None else f"{value:.3f}" for value in shown),
+            f"{row.left:.0%}",
+            f"{row.difference:.0e}",
             f"{row.plain_training:.3f} s",
             *map(str, (row.gates, row.graphs, row.breaks)),
         )
@@ -226,10 +247,10 @@ def main() -> None:
             print(f"{name}: step at 50 trained tasks / at 2: {measure_tasks(setting, arguments.rounds):.3f}")
         else:
             rows.append(measure(setting, arguments.rounds))
-            show(rows[-1:], Console(width=140))
+            show(rows[-1:], Console(width=180))
             torch.compiler.reset()
     if rows:
-        show(rows, Console(width=140))
+        show(rows, Console(width=180))
         print(
             "beyond import torch: import hatify {:.3f} s, from hatify import hatify {:.3f} s".format(*import_seconds())
         )
