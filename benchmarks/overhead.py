@@ -11,6 +11,8 @@ and at 50 trained tasks instead, `--profile` prints where the time of a converte
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import multiprocessing
 import random
@@ -24,15 +26,14 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._subclasses import FakeTensor
 
 from benchmarks.contenders import FORMS, Contender, Setting, contender, extracted_task
-from hatify import hatify
 from hatify.verification import relative_difference
 
 BATCHES = {
@@ -149,25 +150,40 @@ def _difference(converted: Contender, extracted: Contender) -> float:
 
 
 def _peak(setting: Setting, form: str) -> float:
-    """Bytes at the peak of three training steps beyond what the libraries take: the median of three processes."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return statistics.median(pool.apply(_peak_here, (setting, form)) for _ in range(3))
+    """Bytes at the peak of three training steps, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_here, (setting, form))
 
 
 def _peak_here(setting: Setting, form: str) -> float:
+    """On CPU: tensors before the steps, and what steps take on top; not what libraries and the conversion left."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(2)
-    hatify(nn.Linear(2, 2))
-    libraries = psutil.Process().memory_info().rss
     with ExitStack() as stack:
         step = contender(setting, form, stack).train_step
+        step()
+        if setting.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        tensors, before = _bytes_of_tensors(), _memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         for _ in range(3):
             step()
     if setting.device == "cuda":
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()  # getrusage would count the memory of the process that forked
-    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-    return peak * 1024 - libraries
+    return tensors + _memory("VmHWM") - before
+
+
+def _memory(name: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(f"{name}:"))
+
+
+def _bytes_of_tensors() -> int:
+    tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and not isinstance(t, FakeTensor)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.device.type == "cpu"}
+    return sum(storages.values())
 
 
 def measure_tasks(setting: Setting, rounds: int, few: int = 2, many: int = 50) -> float:

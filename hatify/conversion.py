@@ -16,6 +16,7 @@ from hatify.capture.capture import Capture, capture
 from hatify.capture.inputs import example_arguments
 from hatify.config import HATConfig
 from hatify.errors import CapacityWarning, CaptureWarning, ConversionError, TaskError
+from hatify.lifecycle.initial_values import initialization
 from hatify.masks.registry import MaskRegistry
 from hatify.module import Blueprint, HATModule
 from hatify.rewriting.heads import resize_heads
@@ -102,7 +103,16 @@ def build(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     indexed = frozenset(name for name in plan.per_task if name in parameters)
     heads = tuple(dict.fromkeys(head.path for head in rewriter.heads))
-    blueprint = Blueprint(captured.signature, config, indexed, heads, dict(plan.unknown), plan.unfollowed, unread)
+    blueprint = Blueprint(
+        captured.signature,
+        config,
+        indexed,
+        heads,
+        dict(plan.unknown),
+        plan.unfollowed,
+        unread,
+        initialization(model),
+    )
     return HATModule(root, captured.graph, blueprint)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,10 +19,14 @@ from hatify.capture.signature import CallSignature
 from hatify.config import HATConfig
 from hatify.errors import CapacityWarning, TaskError, TrainingError
 from hatify.extraction.extract import extract
+from hatify.lifecycle.forgetting import ForgetReport, draw_anew, entries_to_renew, freed_features, seeded
+from hatify.lifecycle.initial_values import Initialization
 from hatify.masks.registry import MaskRegistry
 from hatify.payload import HATPayload
+from hatify.rewriting.heads import renew
 from hatify.rewriting.layers import HATLayer
 from hatify.runtime.guard import OptimizerGuard, refuse_steps
+from hatify.runtime.isolation import Divergence, isolated
 from hatify.runtime.learning import LearningTask
 from hatify.runtime.locks import LockTable, compact
 
@@ -37,7 +41,7 @@ class Blueprint:
     task_indexed: names of the parameters that each task has its own copy of. heads: paths of the layers that are
     each task's own head. unknown: operators without a rule, and how often each occurs. unfollowed: names of the
     parameters that are locked whole or kept once a task because no rule says which features their entries serve.
-    unread: names of the parameters that forward does not read.
+    unread: names of the parameters that forward does not read. initialization: how each parameter is drawn.
     """
 
     signature: CallSignature
@@ -47,6 +51,7 @@ class Blueprint:
     unknown: dict[str, int]
     unfollowed: frozenset[str]
     unread: frozenset[str]
+    initialization: Initialization
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class HATModule(GraphModule):
         self._task_id: int | None = None
         self._learning: LearningTask | None = None
         self._warned_full = False
+        self._divergence = Divergence([self._place(name) for name in self.shared_parameters()])
         self._register_hooks()
         refuse_steps(self, _steps_would_move_trained_tasks)
 
@@ -119,7 +125,19 @@ class HATModule(GraphModule):
             return HATPayload(data, payload.task_id, payload.mask_scale)
         task, scale = self._resolve(task_id, mask_scale)
         flat = self.blueprint.signature.flatten(args, kwargs, self.training)
-        return self.blueprint.signature.unflatten(super().__call__(*flat, task_id=task, mask_scale=scale))
+        with self._isolated(task, scale):
+            results = super().__call__(*flat, task_id=task, mask_scale=scale)
+        return self.blueprint.signature.unflatten(results)
+
+    def _isolated(self, task: int | None, mask_scale: Tensor | float | None) -> AbstractContextManager[None]:
+        """Keep what another task has made NaN or infinite out of a task under its binary masks."""
+        if task is None or mask_scale is not None or torch.compiler.is_compiling():
+            return nullcontext()
+        diverged = {id(parameter) for parameter in self._divergence.found()}
+        if not diverged:
+            return nullcontext()
+        used = {id(self.get_parameter(name)): entries for name, entries in self._entries_used(task).items()}
+        return isolated(self, {key: entries for key, entries in used.items() if key in diverged})
 
     def _resolve(self, task_id: Any, mask_scale: float | None) -> tuple[int | None, Tensor | float | None]:
         """The task and the mask scale of a call, defaults filled in and checked."""
@@ -147,6 +165,11 @@ class HATModule(GraphModule):
         if learning is not None and learned:
             learning.used_scale(used)
         return task, used
+
+    def _place(self, name: str) -> tuple[nn.Module, str]:
+        """The module that holds a parameter, and its name there."""
+        path, _, attribute = name.rpartition(".")
+        return self.get_submodule(path), attribute
 
     def _has_statistics(self) -> bool:
         """Whether any task has buffers that a forward pass in train mode changes."""
@@ -217,11 +240,70 @@ class HATModule(GraphModule):
             ExtractionError: the network calls a submodule as it is, or it has no weights (meta device).
         """
         task = self._checked_task(task_id)
+        used = self._entries_used(task)
+        with self._isolated(task, mask_scale=None):
+            return extract(self, self.registry, self.blueprint.signature, used, task)
+
+    def _entries_used(self, task: int) -> dict[str, Tensor]:
+        """For each shared parameter, bool of its shape: the entries that a task's output depends on.
+
+        They are those that it locks where it is the only trained task.
+        """
         used = self.registry.used(task)
-        needed = {
-            name: self._locks.lock(name, used, True, self.get_parameter(name).shape) for name in self._locks.names
-        }
-        return extract(self, self.registry, self.blueprint.signature, needed, task)
+        rules = {id(self.get_parameter(name)): name for name in self._locks.names}
+
+        def entries(parameter: nn.Parameter) -> Tensor:
+            if id(parameter) in rules:
+                return self._locks.lock(rules[id(parameter)], used, True, parameter.shape)
+            return torch.ones_like(parameter, dtype=torch.bool)
+
+        return {name: entries(self.get_parameter(name)) for name in self.shared_parameters()}
+
+    # -- forgetting ------------------------------------------------------------------------------------------
+
+    def forget(self, task_id: int, *, seed: int | None = None, dry_run: bool = False) -> ForgetReport:
+        """Forget a task: entries that only it uses are drawn anew, its masks, head and norms are those of a new task.
+
+        Every other trained task gives what it gave, bitwise, and `task_id` can be trained anew. An optimizer's
+        momentum is its own: give the next task a new optimizer.
+
+        seed: of the fresh values; None: PyTorch's own random numbers. dry_run: change nothing, only report.
+
+        Raises:
+            TaskError: no such task, or one that was never trained.
+            TrainingError: a task is being learned.
+        """
+        return self._forget([self._task_with_training(task_id)], seed, dry_run)
+
+    def prune(self, task_id: int, *, seed: int | None = None, dry_run: bool = False) -> ForgetReport:
+        """Forget every task but one, see `forget`."""
+        kept = self._task_with_training(task_id)
+        begun = dict.fromkeys([*self.registry.trained, *self.registry.interrupted])
+        return self._forget([task for task in begun if task != kept], seed, dry_run)
+
+    def _task_with_training(self, task_id: int) -> int:
+        task = self._checked_task(task_id)
+        if task not in self.registry.trained and task not in self.registry.interrupted:
+            raise TaskError(f"task {task} was never trained; trained are {list(self.trained_tasks) or 'none'}")
+        if self._learning is not None:
+            raise TrainingError(f"task {self._learning.task_id} is being learned: leave its `learn` block first")
+        return task
+
+    def _forget(self, tasks: Sequence[int], seed: int | None, dry_run: bool) -> ForgetReport:
+        kept = [task for task in self.registry.trained if task not in tasks]
+        parameters = {name: self.get_parameter(name) for name in self.shared_parameters()}
+        used = {task: self._entries_used(task) for task in (*tasks, *kept)}
+        entries = entries_to_renew(parameters, [used[t] for t in tasks], [used[t] for t in kept])
+        counts = {name: int(renewed.sum()) for name, renewed in entries.items()}
+        report = ForgetReport(tuple(tasks), counts, freed_features(self.registry, tasks, kept), dry_run)
+        if not dry_run:
+            with seeded(seed):
+                draw_anew(parameters, entries, self.blueprint.initialization)
+                for task in tasks:
+                    self.registry.forget(task)
+                    for layer in self._layers():
+                        renew(layer, task)
+        return report
 
     # -- training --------------------------------------------------------------------------------------------
 
@@ -232,7 +314,8 @@ class HATModule(GraphModule):
         steps: optimizer steps that the task will take, for the schedule; None where `task.progress` is set by hand.
 
         Leaving the block marks the task as trained, and locks it from then on; leaving it by an exception does not.
-        Entering it again for a trained task goes on with that task.
+        Entering it again for a trained task goes on with that task; for one that was left by an exception, or saved
+        in its midst, the schedule goes on where it was.
 
         Raises:
             TaskError: no such task, or steps < 1.
@@ -256,6 +339,7 @@ class HATModule(GraphModule):
             self._learning = learning
             stack.callback(setattr, self, "_learning", None)
             yield learning
+        self.registry.interrupted.pop(task, None)
         if task not in self.registry.trained:
             self.registry.trained.append(task)
 

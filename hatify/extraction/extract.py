@@ -32,14 +32,11 @@ def extract(
         raise ExtractionError("a network on the meta device has no masks to extract by: give it weights first")
     masks = {name: None if mask is None else mask.detach() for name, mask in registry(task_id, None).items()}
     plain = PlainGraph(
-        net.graph,
-        net.get_submodule,
-        lambda name: reduce(getattr, name.split("."), net),
+        net,
         masks,
         {id(net.get_parameter(name)): entries for name, entries in needed.items()},
         task_id,
         _outputs(signature),
-        _unused_name(net),
         _dtype(net, registry),
     )
     graph, tensors = without_removable_channels(plain)
@@ -58,12 +55,6 @@ def _dtype(net: GraphModule, registry: MaskRegistry) -> torch.dtype:
     embeddings = set(registry.parameters())
     own = (p.dtype for p in net.parameters() if p not in embeddings and p.is_floating_point())
     return next(own, torch.get_default_dtype())
-
-
-def _unused_name(net: GraphModule) -> str:
-    """Where tensors go that are none of the network's own."""
-    names = ("constants", *(f"constants_{number}" for number in range(2, len(net._modules) + len(net._parameters) + 3)))
-    return next(name for name in names if not hasattr(net, name))
 
 
 def _take_calls(graph: Graph, signature: CallSignature) -> None:

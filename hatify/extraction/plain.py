@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.fx import Graph, Node
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from hatify.capture.calls import is_level
@@ -27,6 +27,9 @@ aten = torch.ops.aten
 class PlainGraph:
     """The graph of a converted network for one task, without masks, task ids and modes.
 
+    needed: by the `id` of a parameter, the entries that the task depends on. outputs: which of the network's outputs
+        are those of eval mode. dtype: the numbers that the network computes with.
+
     constants: the path of tensors that are none of the network's own.
     tensors: what its `get_attr` nodes read, by name. Entries of weights that the task does not depend on are zero, so
         that what can be removed can be seen in the tensors themselves.
@@ -34,25 +37,23 @@ class PlainGraph:
 
     def __init__(
         self,
-        graph: Graph,
-        modules: Callable[[str], nn.Module],
-        attribute: Callable[[str], Any],
+        net: GraphModule,
         masks: Mapping[str, Tensor | None],
         needed: Mapping[int, Tensor],
         task_id: int,
         outputs: slice,
-        constants: str,
         dtype: torch.dtype,
     ) -> None:
         self.graph = Graph()
-        self.constants = constants
+        self.constants = _unused_name(net)
+        self._net = net
         self._dtype = dtype
         self.tensors: dict[str, Tensor] = {}
-        self._modules, self._attribute, self._masks, self._needed = modules, attribute, masks, needed
+        self._masks, self._needed = masks, needed
         self._task_id = task_id
         self._values: dict[Node, Any] = {}
         self._reads: dict[str, Node] = {}
-        for node in graph.nodes:
+        for node in net.graph.nodes:
             self._values[node] = self._translated(node, outputs)
         self._fold_constants()
         self.graph.eliminate_dead_code(_acts)
@@ -84,7 +85,7 @@ class PlainGraph:
         if node.op == "output":
             return self.graph.output(self._value(node.args[0])[outputs])
         if node.op == "call_module":
-            module = self._modules(str(node.target))
+            module = self._net.get_submodule(str(node.target))
             return self._layer(node, module) if isinstance(module, HATLayer) else dict(self._masks)
         return self._called(node)
 
@@ -150,7 +151,7 @@ class PlainGraph:
         return self._read(f"{path}.{attribute}", value)
 
     def _held(self, name: str) -> Node:
-        value = self._attribute(name)
+        value: Any = reduce(getattr, name.split("."), self._net)
         if not isinstance(value, Tensor):
             raise ExtractionError(
                 f"forward calls {name!r} as it is ({type(value).__name__}), which cannot be part of a plain module: "
@@ -204,6 +205,12 @@ class _Repeated:
         sizes = [graph.call_function(aten.sym_size.int, (self._tensor, d)) for d in range(self.mask.dim())]
         pairs = zip(sizes, self.mask.shape, strict=True)
         return [graph.call_function(operator.floordiv, (size, own)) if own > 1 else 1 for size, own in pairs]
+
+
+def _unused_name(net: GraphModule) -> str:
+    """Where tensors go that are none of the network's own."""
+    names = ("constants", *(f"constants_{number}" for number in range(2, len(net._modules) + len(net._parameters) + 3)))
+    return next(name for name in names if not hasattr(net, name))
 
 
 def _tags(node: Node) -> Sequence[Any]:

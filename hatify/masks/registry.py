@@ -52,6 +52,8 @@ class MaskRegistry(nn.Module):
     """Embeddings by group and task.
 
     groups: (name, num_features, members) in graph order.
+    trained: the trained tasks, in order. interrupted: tasks whose training has begun, and the optimizer steps that they
+        have taken.
     views: masks that are no group's own: positions among all features, group after group. Behind the last feature
         stand two constants: 1 (never masked) and 0 (always masked).
     """
@@ -66,6 +68,7 @@ class MaskRegistry(nn.Module):
         super().__init__()
         self.init = init
         self.trained: list[int] = []
+        self.interrupted: dict[int, int] = {}
         self.embeddings = nn.ModuleDict()
         self._keys: dict[str, str] = {}
         self._layout: list[tuple[str, int, tuple[str, ...]]] = groups
@@ -107,6 +110,14 @@ class MaskRegistry(nn.Module):
                 if len(parameters):
                     embedding = embedding.to(parameters[0])
                 parameters.append(nn.Parameter(embedding))
+
+    @torch.no_grad()
+    def forget(self, task_id: int) -> None:
+        """Make a task a new one."""
+        for embedding in self.task_embeddings(task_id):
+            embedding.copy_(initial_embedding(embedding.numel(), self.num_tasks, self.init))
+        self.trained = [task for task in self.trained if task != task_id]
+        self.interrupted.pop(task_id, None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -158,11 +169,16 @@ class MaskRegistry(nn.Module):
         return torch.cat([*(embedding > 0 for embedding in self.task_embeddings(task_id)), constants])
 
     def get_extra_state(self) -> Tensor:
-        """The trained tasks, in order: part of every state dict, since what is locked depends on them."""
-        return torch.tensor(self.trained, dtype=torch.int64)
+        """What has been trained, int64 [n, 2]: part of every state dict, since what is locked depends on it.
+
+        One row for each trained task, in order: its id and -1. One for each interrupted task: its id and its steps.
+        """
+        rows = [*((task, -1) for task in self.trained), *self.interrupted.items()]
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.trained = state.tolist()
+        self.trained = [task for task, steps in state.tolist() if steps < 0]
+        self.interrupted = {task: steps for task, steps in state.tolist() if steps >= 0}
 
     def extra_repr(self) -> str:
         return f"{len(self._layout)} groups, {sum(n for _, n, _ in self._layout)} features, {self.num_tasks} tasks"

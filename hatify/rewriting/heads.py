@@ -59,6 +59,26 @@ def _resize(own: nn.Module, name: str, dimension: int, count: int, fan_in: int) 
     if old.shape[dimension] == count:
         return
     shape = [count if d == dimension else size for d, size in enumerate(old.shape)]
-    bound = fan_in**-0.5
-    fresh = torch.empty(shape, dtype=old.dtype, device=old.device).uniform_(-bound, bound)
+    fresh = _drawn(torch.empty(shape, dtype=old.dtype, device=old.device), fan_in)
     own.register_parameter(name, nn.Parameter(fresh, requires_grad=old.requires_grad))
+
+
+@torch.no_grad()
+def renew(layer: HATLayer, task_id: int) -> None:
+    """Give a task's own parameters and buffers the values of a new task; a head that was resized is drawn anew."""
+    resized: list[torch.Tensor] = []
+    fan_in = 1
+    for name in layer.task_indexed:
+        own, common = getattr(layer.per_task[task_id], name), getattr(layer, name)
+        if own.shape == common.shape:
+            own.copy_(common)
+        else:
+            resized.append(own)
+            classes = next(size for size, before in zip(own.shape, common.shape, strict=True) if size != before)
+            fan_in = max(fan_in, own.numel() // classes)
+    for own in resized:
+        _drawn(own, fan_in)
+
+
+def _drawn(tensor: torch.Tensor, fan_in: int) -> torch.Tensor:
+    return tensor.uniform_(-(fan_in**-0.5), fan_in**-0.5)

@@ -20,7 +20,8 @@ class LearningTask:
     """A task being learned, from `net.learn`.
 
     locks: of the parameters that have locked entries, see `locks.compact`.
-    task_id: the task. steps: optimizer steps of the whole task; None where `progress` is set by hand.
+    task_id: the task. steps: optimizer steps of the whole task, those before an interruption included; None where
+        `progress` is set by hand.
     progress: how far the task is, in [0, 1]; it moves on with each optimizer step.
     mask_scale: the scheduled mask scale at the present progress. scale: the same as a tensor, a new one each time:
         a number that changes with each step would be compiled anew, and a changed tensor is missed by backward.
@@ -39,7 +40,8 @@ class LearningTask:
         self._registry = registry
         self._config = config
         self._tariff = tariff(registry, task_id, mode=config.regularizer, quota=config.quota)
-        self.progress = 0.0
+        self._steps_before = registry.interrupted.get(task_id, 0)
+        self.progress = 0.0 if steps is None else min(self._steps_before / steps, 1.0)
         self._locks = {id(p): lock for p, lock in locks.items()}
         self._embeddings = {id(e): e for e in registry.task_embeddings(task_id)}
         self._used_scale: Tensor | float | None = None
@@ -66,8 +68,9 @@ class LearningTask:
 
     def step_taken(self, count: int) -> None:
         """Move on after the `count`-th optimizer step, and clamp the embeddings."""
+        taken = self._registry.interrupted[self.task_id] = self._steps_before + count
         if self.steps is not None:
-            self.progress = min(count / self.steps, 1.0)
+            self.progress = min(taken / self.steps, 1.0)
         limit = self._config.embedding_limit
         with torch.no_grad():
             for embedding in self._embeddings.values():

@@ -1,0 +1,1 @@
+"""What becomes of a task after training: which entries it uses, and how it is forgotten."""

@@ -1,0 +1,94 @@
+"""Selective forgetting: what only the forgotten tasks use is drawn anew, all else stays bitwise as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hatify.lifecycle.initial_values import Initialization, drawn_anew
+from hatify.masks.registry import MaskRegistry
+
+
+@dataclass(frozen=True)
+class ForgetReport:
+    """What forgetting changes.
+
+    tasks: the forgotten tasks. entries: by shared parameter, how many entries are drawn anew. features: by mask group,
+    how many features are freed. dry_run: True if nothing was changed.
+    """
+
+    tasks: tuple[int, ...]
+    entries: dict[str, int]
+    features: dict[str, int]
+    dry_run: bool
+
+    def __str__(self) -> str:
+        tasks = f"task{'s' * (len(self.tasks) > 1)} {', '.join(map(str, self.tasks))}"
+        return (
+            f"{tasks} {'would be forgotten' if self.dry_run else 'forgotten'}: {sum(self.entries.values()):,} entries "
+            f"of {sum(map(bool, self.entries.values()))} shared parameters drawn anew, "
+            f"{sum(self.features.values()):,} features of {sum(map(bool, self.features.values()))} mask groups freed"
+        )
+
+
+def entries_to_renew(
+    parameters: Mapping[str, nn.Parameter],
+    forgotten: Sequence[Mapping[str, Tensor]],
+    kept: Sequence[Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
+    """For each parameter, bool of its shape: the entries that forgotten tasks alone use.
+
+    An entry that is no finite number goes with them, whoever left it, unless a kept task uses it.
+
+    forgotten, kept: for each such task, the entries that it uses, by parameter.
+    """
+
+    def entries(name: str, parameter: nn.Parameter) -> Tensor:
+        renewed = ~torch.isfinite(parameter)
+        for used in forgotten:
+            renewed |= used[name]
+        for used in kept:
+            renewed &= ~used[name]
+        return renewed
+
+    return {name: entries(name, parameter) for name, parameter in parameters.items()}
+
+
+def freed_features(registry: MaskRegistry, forgotten: Sequence[int], kept: Sequence[int]) -> dict[str, int]:
+    """By mask group, how many features forgotten tasks alone use."""
+
+    def freed(name: str) -> int:
+        group = registry.groups[name]
+        used = torch.stack([group.binary_mask(task) for task in forgotten]).any(dim=0)
+        for task in kept:
+            used &= ~group.binary_mask(task)
+        return int(used.sum())
+
+    return {name: freed(name) for name in registry.groups}
+
+
+@torch.no_grad()
+def draw_anew(
+    parameters: Mapping[str, nn.Parameter], entries: Mapping[str, Tensor], initialization: Initialization
+) -> None:
+    """Give entries fresh values, each as its layer draws them."""
+    for name, renewed in entries.items():
+        if bool(renewed.any()):
+            parameter = parameters[name]
+            fresh = drawn_anew(initialization[name], name, parameters)
+            parameter.copy_(torch.where(renewed, fresh, parameter))
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Random numbers from a seed, and the caller's own go on afterwards as if none had been drawn; None: the caller's."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

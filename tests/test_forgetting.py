@@ -1,0 +1,174 @@
+"""Forgetting a task: it is gone, and no other task has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hatify import HATModule, hatify
+from hatify.errors import TaskError, TrainingError
+from hatify.verification import draw_masks, perturb
+
+
+def network(num_tasks: int = 3, **options: object) -> HATModule:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    return hatify(model, num_tasks=num_tasks, **options)
+
+
+def learn(net: HATModule, task_id: int, x: Tensor, y: Tensor, steps: int = 60, stop_after: int | None = None) -> None:
+    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=0.02)
+    net.train()
+    with net.learn(task_id, steps=steps) as task:
+        for step in range(steps):
+            if step == stop_after:
+                raise KeyboardInterrupt
+            loss = F.cross_entropy(net(x), y) + 2.0 * task.regularization()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    net.eval()
+
+
+def examples(task_id: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(task_id)
+    return torch.randn(64, 8, generator=generator), torch.randint(4, (64,), generator=generator)
+
+
+def accuracy(net: HATModule, task_id: int) -> float:
+    x, y = examples(task_id)
+    return float((net(x, task_id=task_id).argmax(1) == y).float().mean())
+
+
+@pytest.fixture(scope="module")
+def trained_state() -> dict[str, Tensor]:
+    net = network()
+    for task_id in range(3):
+        learn(net, task_id, *examples(task_id))
+    return net.state_dict()
+
+
+@pytest.fixture
+def trained(trained_state: dict[str, Tensor]) -> HATModule:
+    net = network()
+    net.load_state_dict(trained_state)
+    return net.eval()
+
+
+@pytest.mark.parametrize("forgotten", range(3))
+def test_the_others_are_bitwise_as_before_and_the_forgotten_is_at_chance(trained: HATModule, forgotten: int) -> None:
+    others = [task for task in range(3) if task != forgotten]
+    before = {task: trained(examples(task)[0], task_id=task) for task in others}
+    assert accuracy(trained, forgotten) > 0.8
+    report = trained.forget(forgotten, seed=0)
+    assert all(torch.equal(trained(examples(task)[0], task_id=task), before[task]) for task in others)
+    assert accuracy(trained, forgotten) < 0.5
+    assert trained.trained_tasks == tuple(others)
+    assert sum(report.entries.values()) > 0
+    learn(trained, forgotten, *examples(forgotten))
+    assert accuracy(trained, forgotten) > 0.8
+    assert all(torch.equal(trained(examples(task)[0], task_id=task), before[task]) for task in others)
+
+
+def test_only_what_the_task_alone_uses_is_drawn_anew_as_its_layer_draws_it(trained: HATModule) -> None:
+    weight, before = trained.get_parameter("2.weight"), trained.get_parameter("2.weight").detach().clone()
+    masks = {task: [g.binary_mask(task) for g in trained.registry.groups.values()] for task in range(3)}
+    uses = {task: rows.outer(columns) for task, (columns, rows) in masks.items()}
+    alone = uses[0] & ~uses[1] & ~uses[2]
+    report = trained.forget(0)
+    assert torch.equal(weight != before, alone)
+    assert report.entries["2.weight"] == int(alone.sum())
+    freed = masks[0][1] & ~masks[1][1] & ~masks[2][1]
+    assert report.features[list(trained.registry.groups)[1]] == int(freed.sum())
+    assert weight[alone].abs().max() <= 32**-0.5  # nn.Linear: uniform in +-1 / sqrt(inputs)
+    assert weight[alone].std() == pytest.approx(32**-0.5 / 3**0.5, rel=0.2)
+
+
+def test_a_dry_run_says_what_would_happen(trained: HATModule) -> None:
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    planned = trained.forget(1, dry_run=True)
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+    assert "would be" in str(planned)
+    done = trained.forget(1)
+    assert (done.entries, done.features) == (planned.entries, planned.features)
+    assert "1 forgotten" in str(done)
+
+
+def test_a_seed_decides_and_leaves_the_random_numbers_alone(trained_state: dict[str, Tensor]) -> None:
+    nets = [network(), network()]
+    for net in nets:
+        net.load_state_dict(trained_state)
+        torch.manual_seed(5)
+        net.forget(0, seed=1)
+    assert torch.equal(torch.randn(3), torch.randn(3, generator=torch.Generator().manual_seed(5)))
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+
+
+def test_pruning_leaves_one_task(trained: HATModule) -> None:
+    x = examples(1)[0]
+    before = trained(x, task_id=1)
+    used = {name: group.binary_mask(1) for name, group in trained.registry.groups.items()}
+    old = trained.get_parameter("2.weight").detach().clone()
+    report = trained.prune(1)
+    assert report.tasks == (0, 2)
+    assert trained.trained_tasks == (1,)
+    assert torch.equal(trained(x, task_id=1), before)
+    columns, rows = used.values()
+    assert torch.equal((trained.get_parameter("2.weight") == old) & rows.outer(columns), rows.outer(columns))
+
+
+def test_a_task_that_was_interrupted_can_be_forgotten(trained: HATModule) -> None:
+    trained.forget(2)
+    before = {task: trained(examples(task)[0], task_id=task) for task in (0, 1)}
+    with pytest.raises(KeyboardInterrupt):
+        learn(trained, 2, *examples(2), stop_after=3)
+    assert trained.trained_tasks == (0, 1)
+    trained.forget(2)
+    trained.eval()
+    assert all(torch.equal(trained(examples(task)[0], task_id=task), before[task]) for task in (0, 1))
+    with pytest.raises(TaskError, match="never trained"):
+        trained.forget(2)
+
+
+def test_a_diverged_task_can_be_forgotten(trained: HATModule) -> None:
+    trained.forget(2)
+    net, x = trained, examples(2)[0]
+    with pytest.raises(KeyboardInterrupt):
+        learn(net, 2, torch.full_like(x, float("inf")), examples(2)[1], stop_after=3)
+    assert not all(bool(p.isfinite().all()) for p in net.parameters())
+    net.forget(2)
+    assert all(bool(p.isfinite().all()) for p in net.parameters())
+
+
+@pytest.mark.parametrize("forget", [HATModule.forget, HATModule.prune])
+def test_what_cannot_be_forgotten(forget: Callable[..., object]) -> None:
+    net = network()
+    for task_id, why in ((0, "never trained"), (7, "does not exist")):
+        with pytest.raises(TaskError, match=why):
+            forget(net, task_id)
+    net.registry.trained.append(0)
+    with net.learn(1, steps=3), pytest.raises(TrainingError, match="leave its `learn` block"):
+        forget(net, 0)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext", "test_mambaout"])
+def test_forgetting_moves_no_other_task_of_a_real_model(name: str) -> None:
+    model = timm.create_model(name, num_classes=5)
+    perturb(model)
+    net = hatify(model, num_tasks=3, num_classes=[5, 3, 5]).eval()
+    x = torch.randn(2, *model.pretrained_cfg["input_size"])
+    for task in range(3):
+        draw_masks(net, task)
+        net.registry.trained.append(task)
+    before = [net(x, task_id=task) for task in range(3)]
+    net.forget(1)
+    assert all(torch.equal(net(x, task_id=task), before[task]) for task in (0, 2))
+    assert net(x, task_id=1).shape == (2, 3)
+    assert not torch.allclose(net(x, task_id=1), before[1], atol=1e-3)
+    net.prune(2)
+    assert torch.equal(net(x, task_id=2), before[2])

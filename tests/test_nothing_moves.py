@@ -1,0 +1,228 @@
+"""No trained task moves, bitwise, whatever trains the next one: every optimizer, and what is put around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import timm.optim
+import torch
+import torch.multiprocessing
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
+
+from hatify import HATModule, hatify
+from hatify.verification import draw_masks, perturb
+
+SHAPE = (1, 6, 6)
+
+TORCH: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.1),
+    "sgd nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1, amsgrad=True),
+    "adam foreach": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1, foreach=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5),
+    "adamw foreach": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5, foreach=True),
+    "adamw fused": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5, fused=True),
+    "sgd fused": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.1, fused=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, weight_decay=0.1),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01, weight_decay=0.1),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.01, weight_decay=0.1),
+    "radam": lambda p: torch.optim.RAdam(p, lr=0.01, weight_decay=0.1),
+    "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=4),
+    "lbfgs line search": lambda p: torch.optim.LBFGS(p, max_iter=4, line_search_fn="strong_wolfe"),
+}
+
+
+def network() -> HATModule:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, bias=False),
+        nn.Flatten(),
+        nn.LayerNorm(32),
+        nn.Linear(32, 16),
+        nn.ReLU(),
+        nn.Linear(16, 3),
+    )
+    perturb(model)
+    return hatify(model, num_tasks=3, example_inputs=(torch.randn(2, *SHAPE),))
+
+
+def trainable(net: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in net.parameters() if parameter.requires_grad]
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.randn(8, *SHAPE), torch.randint(3, (8,))
+
+
+def train(net: HATModule, task_id: int, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:
+    """Learn a task, whose masks are random afterwards, so that it leaves something to train."""
+    net.train()
+    with net.learn(task_id, steps=steps) as task:
+        for _ in range(steps):
+            x, y = batch()
+
+            def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(net(x), y) + 0.75 * task.regularization()
+                loss.backward(create_graph=type(optimizer).__name__ == "Adahessian")
+                return loss
+
+            optimizer.step(closure)
+        draw_masks(net, task_id)
+    net.eval()
+
+
+@contextmanager
+def nothing_moves(net: HATModule, x: Tensor) -> Iterator[None]:
+    """Check that what is done meanwhile moves the network, but no trained task, masked and extracted."""
+    trained = net.eval().trained_tasks
+
+    def answers() -> list[Tensor]:
+        with torch.no_grad():
+            return [f(x) for task in trained for f in (lambda x, t=task: net(x, task_id=t), net.extract(task))]
+
+    before, state = answers(), {name: value.clone() for name, value in net.named_parameters()}
+    yield
+    net.eval()
+    assert all(torch.equal(now, then) for now, then in zip(answers(), before, strict=True))
+    assert any(not torch.equal(p, state[name]) for name, p in net.named_parameters() if "registry" not in name)
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_torch_optimizer_kept_over_all_tasks(name: str) -> None:
+    net, x = network(), torch.randn(5, *SHAPE)
+    optimizer = TORCH[name](trainable(net))
+    for task in range(3):
+        with nothing_moves(net, x):
+            train(net, task, optimizer)
+
+
+@pytest.mark.parametrize("name", timm.optim.list_optimizers())
+def test_timm_optimizer_kept_over_all_tasks(name: str) -> None:
+    net, x = network(), torch.randn(5, *SHAPE)
+    try:
+        optimizer = timm.optim.create_optimizer_v2(net, opt=name, lr=0.02, weight_decay=0.1, momentum=0.9)
+    except (ImportError, AssertionError, RuntimeError) as error:
+        pytest.skip(f"{name} needs what is not here: {error}")
+    for task in range(2):
+        with nothing_moves(net, x):
+            train(net, task, optimizer)
+
+
+def trained_network() -> tuple[HATModule, torch.optim.Optimizer]:
+    net = network()
+    optimizer = torch.optim.AdamW(trainable(net), lr=0.02, weight_decay=0.2)
+    train(net, 0, optimizer)
+    return net, optimizer
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_autocast_and_gradient_scaling(precision: torch.dtype) -> None:
+    net, optimizer = trained_network()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    with nothing_moves(net, torch.randn(5, *SHAPE)):
+        net.train()
+        with net.learn(1, steps=8):
+            for _ in range(8):
+                x, y = batch()
+                with torch.autocast("cpu", precision):
+                    loss = F.cross_entropy(net(x), y)
+                scaler.scale(loss).backward()
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+
+
+def test_a_mask_scale_that_halves_a_step_is_not_counted() -> None:
+    net, optimizer = trained_network()
+    scaler = torch.amp.GradScaler("cpu")
+    net.train()
+    with net.learn(1, steps=4) as task:
+        scaler.scale(net(batch()[0]).sum() * float("inf")).backward()
+        scaler.step(optimizer)  # skipped: the gradient is infinite
+        assert task.progress == 0.0
+
+
+@pytest.mark.parametrize("average", [None, get_ema_multi_avg_fn(0.9)])
+def test_weight_averages_do_not_move_either(average: Callable[..., None] | None) -> None:
+    net, optimizer = trained_network()
+    x = torch.randn(5, *SHAPE)
+    averaged = AveragedModel(net, multi_avg_fn=average)
+    with nothing_moves(net, x):
+        before = net(x, task_id=0)
+        net.train()
+        with net.learn(1, steps=4):
+            for _ in range(4):
+                inputs, labels = batch()
+                F.cross_entropy(net(inputs), labels).backward()
+                optimizer.step()
+                averaged.update_parameters(net)
+    assert torch.equal(averaged.eval()(x, task_id=0), before)
+
+
+def test_activation_checkpointing() -> None:
+    net, optimizer = trained_network()
+    with nothing_moves(net, torch.randn(5, *SHAPE)):
+        net.train()
+        with net.learn(1, steps=2):
+            for _ in range(2):
+                x, y = batch()
+                F.cross_entropy(checkpoint(net, x, use_reentrant=False), y).backward()
+                optimizer.step()
+
+
+def test_compiled_training() -> None:
+    net, optimizer = trained_network()
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    with nothing_moves(net, torch.randn(5, *SHAPE)):
+        net.train()
+        with net.learn(1, steps=2) as task:
+            for _ in range(2):
+                x, y = batch()
+                (F.cross_entropy(compiled(x), y) + task.regularization()).backward()
+                optimizer.step()
+
+
+def test_groups_of_parameters_of_which_one_is_frozen() -> None:
+    net, _ = trained_network()
+    net.get_parameter("0.weight").requires_grad_(False)
+    groups = [{"params": [p], "lr": 0.01 * (i + 1)} for i, p in enumerate(trainable(net))]
+    with nothing_moves(net, torch.randn(5, *SHAPE)):
+        train(net, 1, torch.optim.AdamW(groups, weight_decay=0.3))
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_train_in_one_of_two_processes, args=(tmp_path / "store",), nprocs=2)
+
+
+def _train_in_one_of_two_processes(rank: int, store: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    net, _ = trained_network()
+    parallel = nn.parallel.DistributedDataParallel(net, find_unused_parameters=True)
+    optimizer = torch.optim.AdamW(trainable(parallel), lr=0.02, weight_decay=0.2)
+    with nothing_moves(net, torch.randn(5, *SHAPE)):
+        net.train()
+        torch.manual_seed(rank)
+        with net.learn(1, steps=3):
+            for _ in range(3):
+                x, y = batch()
+                optimizer.zero_grad()
+                F.cross_entropy(parallel(x), y).backward()
+                optimizer.step()
+    weight = net.get_parameter("6.weight").detach()
+    both = [torch.empty_like(weight) for _ in range(2)]
+    torch.distributed.all_gather(both, weight)
+    assert torch.equal(*both)
+    torch.distributed.destroy_process_group()
