@@ -85,7 +85,7 @@ def draw_anew(
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Random numbers from a seed, and the caller's own go on afterwards as if none had been drawn; None: the caller's."""
+    """Random numbers from a seed; the caller's own go on afterwards as if none had been drawn. None: the caller's."""
     if seed is None:
         yield
         return
