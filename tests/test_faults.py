@@ -22,13 +22,12 @@ def network(name: str) -> tuple[HATModule, Tensor]:
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5)
     perturb(model)
-    net = hatify(model, num_tasks=3).eval()
+    x = torch.randn(4, *(3, 64, 64) if name == "resnet10t" else model.pretrained_cfg["input_size"])
+    net = hatify(model, num_tasks=3, example_inputs=(x,)).eval()
     for task in range(3):
         draw_masks(net, task)
     net.registry.trained += [0, 1]
-    return net, torch.randn(4, 3, 64, 64) if name == "resnet10t" else torch.randn(
-        4, *model.pretrained_cfg["input_size"]
-    )
+    return net, x
 
 
 def answers(net: HATModule, x: Tensor) -> list[Tensor]:

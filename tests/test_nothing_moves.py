@@ -28,7 +28,8 @@ TORCH: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5),
     "adamw foreach": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5, foreach=True),
     "adamw fused": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.5, fused=True),
-    "sgd fused": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.1, fused=True),
+    # With momentum, torch's fused SGD fails on parameters that get their first gradient in a later step.
+    "sgd fused": lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=0.1, fused=True),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, weight_decay=0.1),
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01, weight_decay=0.1),
     "nadam": lambda p: torch.optim.NAdam(p, lr=0.01, weight_decay=0.1),
@@ -144,7 +145,7 @@ def test_autocast_and_gradient_scaling(precision: torch.dtype) -> None:
                 optimizer.zero_grad()
 
 
-def test_a_mask_scale_that_halves_a_step_is_not_counted() -> None:
+def test_a_step_that_a_scaler_skips_is_not_counted() -> None:
     net, optimizer = trained_network()
     scaler = torch.amp.GradScaler("cpu")
     net.train()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 class Scheme:
     """How one module draws its parameters. Plain data.
 
-    layer: the class of torch.nn whose `reset_parameters` draws them. settings: the module's own settings.
+    layer: the class of torch.nn whose `reset_parameters` draws them. settings: the module's own, and its absent
+        parameters.
     parameters: the module's parameters by their names in it, as names in the model.
     """
 
@@ -71,7 +72,8 @@ def _layer_of(module: nn.Module) -> str | None:
 
 def _settings(module: nn.Module) -> dict[str, Any]:
     plain = (bool, int, float, str, type(None))
-    return {
+    absent = {name: None for name, parameter in module._parameters.items() if parameter is None}
+    return absent | {
         name: value
         for name, value in vars(module).items()
         if not name.startswith("_")
