@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Divergence:
 
     @torch.no_grad()
     def found(self) -> list[nn.Parameter]:
-        parameters = [module._parameters[name] for module, name in self._places]
+        parameters: list[Any] = [module._parameters[name] for module, name in self._places]
         for i, parameter in enumerate(parameters):
             state = id(parameter), 0 if parameter.is_inference() else parameter._version
             if state != self._seen[i]:
@@ -34,7 +35,7 @@ class Divergence:
 @contextmanager
 def isolated(network: nn.Module, used: Mapping[int, Tensor]) -> Iterator[None]:
     """Let entries that a task does not use be zero. used: by the `id` of a parameter, bool of its shape."""
-    replaced = [
+    replaced: list[tuple[nn.Module, str, Any]] = [
         (module, name, parameter)
         for module in network.modules()
         for name, parameter in module._parameters.items()
