@@ -298,7 +298,7 @@ class HATModule(GraphModule):
         report = ForgetReport(tuple(tasks), counts, freed_features(self.registry, tasks, kept), dry_run)
         if not dry_run:
             with seeded(seed):
-                draw_anew(parameters, entries, self.blueprint.initialization)
+                draw_anew(dict(self.named_parameters(remove_duplicate=False)), entries, self.blueprint.initialization)
                 for task in tasks:
                     self.registry.forget(task)
                     for layer in self._layers():

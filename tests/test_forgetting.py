@@ -123,6 +123,7 @@ def test_pruning_leaves_one_task(trained: HATModule) -> None:
     assert report.tasks == (0, 2)
     assert trained.trained_tasks == (1,)
     assert torch.equal(trained(x, task_id=1), before)
+    assert trained.prune(1).tasks == ()
     columns, rows = used.values()
     assert torch.equal((trained.get_parameter("2.weight") == old) & rows.outer(columns), rows.outer(columns))
 
@@ -161,7 +162,30 @@ def test_what_cannot_be_forgotten(forget: Callable[..., object]) -> None:
         forget(net, 0)
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext", "test_mambaout"])
+def test_tied_weights_are_drawn_once() -> None:
+    class LanguageModel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.embedding = nn.Linear(16, 10), nn.Embedding(10, 16)
+            self.hidden = nn.Linear(16, 16)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(F.relu(self.hidden(self.embedding(tokens))))
+
+    tokens = torch.randint(10, (4, 6))
+    net = hatify(LanguageModel(), num_tasks=2, example_inputs=(tokens,)).eval()
+    for task in (0, 1):
+        draw_masks(net, task)
+        net.registry.trained.append(task)
+    before = net(tokens, task_id=1)
+    report = net.forget(0)
+    assert torch.equal(net(tokens, task_id=1), before)
+    assert sum(report.entries.values()) > 0
+    assert net.get_parameter("head.weight") is net.get_parameter("embedding.weight")
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext", "test_mambaout", "test_nfnet"])
 def test_forgetting_moves_no_other_task_of_a_real_model(name: str) -> None:
     model = timm.create_model(name, num_classes=5)
     perturb(model)
@@ -173,6 +197,7 @@ def test_forgetting_moves_no_other_task_of_a_real_model(name: str) -> None:
     before = [net(x, task_id=task) for task in range(3)]
     net.forget(1)
     assert all(torch.equal(net(x, task_id=task), before[task]) for task in (0, 2))
+    assert all(parameter.isfinite().all() for parameter in net.parameters())
     assert net(x, task_id=1).shape == (2, 3)
     assert not torch.allclose(net(x, task_id=1), before[1], atol=1e-3)
     net.prune(2)

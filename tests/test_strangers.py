@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ SLACK = 0.01  # random masks miss the mean by so much
 
 @pytest.mark.parametrize("name", STRANGERS)
 @pytest.mark.filterwarnings("ignore")
-def test_equal_unmoved_plastic_and_extracted(name: str) -> None:
+def test_equal_unmoved_plastic_forgotten_and_extracted(name: str) -> None:
     stranger = STRANGERS[name]
     model = stranger.model()
     perturb(model)
@@ -27,6 +28,7 @@ def test_equal_unmoved_plastic_and_extracted(name: str) -> None:
     assert_same_function(model.eval(), net.eval(), inputs)
     train(net, 0, inputs)
     draw_masks(net, 0)
+    assert_forgotten(copy.deepcopy(net), inputs)
     assert_not_moved(net, inputs)
     assert plastic_share(net, 1) >= stranger.plastic - SLACK
     assert_extracted(net, inputs)
@@ -38,6 +40,16 @@ def assert_same_function(model: nn.Module, net: HATModule, inputs: dict[str, Any
     for one, other in zip(actual, expected, strict=True):
         assert one.shape == other.shape
         assert relative_difference(one, other) < 1e-5
+
+
+def assert_forgotten(net: HATModule, inputs: dict[str, Any]) -> None:
+    """Forgetting task 0 does not move task 1."""
+    draw_masks(net, 1)
+    net.registry.trained.append(1)
+    before = outputs(net, inputs, task_id=1)
+    net.forget(0)
+    assert all(map(torch.equal, outputs(net, inputs, task_id=1), before))
+    assert net.trained_tasks == (1,)
 
 
 def assert_not_moved(net: HATModule, inputs: dict[str, Any]) -> None:

@@ -27,6 +27,8 @@ class ForgetReport:
     dry_run: bool
 
     def __str__(self) -> str:
+        if not self.tasks:
+            return "no task to forget"
         tasks = f"task{'s' * (len(self.tasks) > 1)} {', '.join(map(str, self.tasks))}"
         return (
             f"{tasks} {'would be forgotten' if self.dry_run else 'forgotten'}: {sum(self.entries.values()):,} entries "
@@ -63,7 +65,9 @@ def freed_features(registry: MaskRegistry, forgotten: Sequence[int], kept: Seque
 
     def freed(name: str) -> int:
         group = registry.groups[name]
-        used = torch.stack([group.binary_mask(task) for task in forgotten]).any(dim=0)
+        used = torch.zeros_like(group.embedding(0), dtype=torch.bool)
+        for task in forgotten:
+            used |= group.binary_mask(task)
         for task in kept:
             used &= ~group.binary_mask(task)
         return int(used.sum())
@@ -75,7 +79,7 @@ def freed_features(registry: MaskRegistry, forgotten: Sequence[int], kept: Seque
 def draw_anew(
     parameters: Mapping[str, nn.Parameter], entries: Mapping[str, Tensor], initialization: Initialization
 ) -> None:
-    """Give entries fresh values, each as its layer draws them."""
+    """Give entries fresh values, each as its layer draws them. parameters: all of the network, by all their names."""
     for name, renewed in entries.items():
         if bool(renewed.any()):
             parameter = parameters[name]
