@@ -68,7 +68,12 @@ def large_models() -> Iterator[tuple[str, nn.Module, object]]:
     with torch.device("meta"):
         yield "ViT-H/14", timm.create_model("vit_huge_patch14_224"), (torch.randn(2, 3, 224, 224),)
         config = LlamaConfig(
-            hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_key_value_heads=4, use_cache=False
+            vocab_size=50000,
+            hidden_size=2048,
+            intermediate_size=5632,
+            num_hidden_layers=22,
+            num_key_value_heads=4,
+            use_cache=False,
         )
         yield "Llama", LlamaForCausalLM(config), {"input_ids": torch.zeros(2, 16, dtype=torch.long)}
 
