@@ -1,1 +1,4 @@
-"""Training one task after another: schedule, gradient hooks, optimizer guard. Knows masks and locks, no operators."""
+"""Training one task after another: schedule, gradient hooks, optimizer guard, and what keeps a diverged task on its own.
+
+Knows masks and locks, no operators.
+"""
