@@ -1,4 +1,4 @@
-"""Training one task after another: schedule, gradient hooks, optimizer guard, and what keeps a diverged task on its own.
+"""Training one task after another: schedule, gradient hooks, optimizer guard, and diverged tasks kept on their own.
 
 Knows masks and locks, no operators.
 """
