@@ -34,6 +34,7 @@ from torch._dynamo.utils import counters
 from torch._subclasses import FakeTensor
 
 from benchmarks.contenders import FORMS, Contender, Setting, contender, extracted_task
+from benchmarks.promises import gates
 from hatify.verification import relative_difference
 
 BATCHES = {
@@ -86,7 +87,7 @@ def measure(setting: Setting, rounds: int) -> Row:
         inference = interleaved(setting, inferring, rounds)
         difference = _difference(forms["converted"], extracted)
         training = interleaved(setting, {form: c.train_step for form, c in forms.items()}, rounds)
-        gates = _gates(forms["converted"])
+        own_gates = gates(forms["converted"].network)  # type: ignore[arg-type]
     graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
     in_training, in_inference = ratios(training), ratios(inference)
     return Row(
@@ -102,7 +103,7 @@ def measure(setting: Setting, rounds: int) -> Row:
         _size(extracted.network) / _size(forms["plain"].network),
         difference,
         _peak(setting, "converted") / _peak(setting, "plain"),
-        gates,
+        own_gates,
         graphs,
         breaks,
     )
@@ -136,11 +137,6 @@ def ratios(seconds: Mapping[str, Sequence[float]], to: str = "plain") -> dict[st
 
 def _size(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _gates(converted: Contender) -> int:
-    graph = converted.network.graph  # type: ignore[union-attr]
-    return sum("gate" in str(node.target) for node in graph.nodes if node.op == "call_function")  # type: ignore[union-attr]
 
 
 def _difference(converted: Contender, extracted: Contender) -> float:

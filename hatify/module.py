@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -79,7 +79,7 @@ class HATModule(GraphModule):
         self._task_id: int | None = None
         self._learning: LearningTask | None = None
         self._warned_full = False
-        self._divergence = Divergence([self._place(name) for name in self.shared_parameters()])
+        self._divergence = Divergence({name: self._place(name) for name in self.shared_parameters()})
         self._register_hooks()
         refuse_steps(self, _steps_would_move_trained_tasks)
 
@@ -133,11 +133,11 @@ class HATModule(GraphModule):
         """Keep what another task has made NaN or infinite out of a task under its binary masks."""
         if task is None or mask_scale is not None or torch.compiler.is_compiling():
             return nullcontext()
-        diverged = {id(parameter) for parameter in self._divergence.found()}
+        diverged = self._divergence.found()
         if not diverged:
             return nullcontext()
-        used = {id(self.get_parameter(name)): entries for name, entries in self._entries_used(task).items()}
-        return isolated(self, {key: entries for key, entries in used.items() if key in diverged})
+        used = self._entries_used(task, diverged)
+        return isolated(self, {id(self.get_parameter(name)): entries for name, entries in used.items()})
 
     def _resolve(self, task_id: Any, mask_scale: float | None) -> tuple[int | None, Tensor | float | None]:
         """The task and the mask scale of a call, defaults filled in and checked."""
@@ -240,24 +240,16 @@ class HATModule(GraphModule):
             ExtractionError: the network calls a submodule as it is, or it has no weights (meta device).
         """
         task = self._checked_task(task_id)
-        used = self._entries_used(task)
+        used = self._entries_used(task, self.shared_parameters())
         with self._isolated(task, mask_scale=None):
             return extract(self, self.registry, self.blueprint.signature, used, task)
 
-    def _entries_used(self, task: int) -> dict[str, Tensor]:
-        """For each shared parameter, bool of its shape: the entries that a task's output depends on.
+    def _entries_used(self, task: int, shared: Iterable[str]) -> dict[str, Tensor]:
+        """For shared parameters, bool of their shapes: the entries that a task's output depends on.
 
         They are those that it locks where it is the only trained task.
         """
-        used = self.registry.used(task)
-        rules = {id(self.get_parameter(name)): name for name in self._locks.names}
-
-        def entries(parameter: nn.Parameter) -> Tensor:
-            if id(parameter) in rules:
-                return self._locks.lock(rules[id(parameter)], used, True, parameter.shape)
-            return torch.ones_like(parameter, dtype=torch.bool)
-
-        return {name: entries(self.get_parameter(name)) for name in self.shared_parameters()}
+        return self._locked_entries(shared, self.registry.used(task), any_locked=True)
 
     # -- forgetting ------------------------------------------------------------------------------------------
 
@@ -285,14 +277,17 @@ class HATModule(GraphModule):
         task = self._checked_task(task_id)
         if task not in self.registry.trained and task not in self.registry.interrupted:
             raise TaskError(f"task {task} was never trained; trained are {list(self.trained_tasks) or 'none'}")
+        self._check_nothing_is_learned()
+        return task
+
+    def _check_nothing_is_learned(self) -> None:
         if self._learning is not None:
             raise TrainingError(f"task {self._learning.task_id} is being learned: leave its `learn` block first")
-        return task
 
     def _forget(self, tasks: Sequence[int], seed: int | None, dry_run: bool) -> ForgetReport:
         kept = [task for task in self.registry.trained if task not in tasks]
         parameters = {name: self.get_parameter(name) for name in self.shared_parameters()}
-        used = {task: self._entries_used(task) for task in (*tasks, *kept)}
+        used = {task: self._entries_used(task, parameters) for task in (*tasks, *kept)}
         entries = entries_to_renew(parameters, [used[t] for t in tasks], [used[t] for t in kept])
         counts = {name: int(renewed.sum()) for name, renewed in entries.items()}
         report = ForgetReport(tuple(tasks), counts, freed_features(self.registry, tasks, kept), dry_run)
@@ -324,8 +319,7 @@ class HATModule(GraphModule):
         task = self._checked_task(task_id)
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise TaskError(f"steps is the number of optimizer steps of the task, at least 1; got {steps!r}")
-        if self._learning is not None:
-            raise TrainingError(f"task {self._learning.task_id} is being learned: leave its `learn` block first")
+        self._check_nothing_is_learned()
         self._warn_if_full(task)
         self._register_hooks()  # parameters that were frozen until now
         parameters = dict(self.named_parameters())
@@ -351,17 +345,27 @@ class HATModule(GraphModule):
         own = {id(p) for p in self.registry.task_embeddings(task)}
         for layer in self._layers():
             own |= {id(p) for p in layer.per_task[task].parameters()}
-        rules = {id(self.get_parameter(name)): name for name in self._locks.names}
-        shared = set(self.shared_parameters())
+        shared = self._locked_entries(self.shared_parameters(), taken, any_locked)
+        return {
+            name: shared[name]
+            if name in shared
+            else torch.full_like(parameter, id(parameter) not in own, dtype=torch.bool)
+            for name, parameter in self.named_parameters()
+        }
 
-        def lock(name: str, parameter: nn.Parameter) -> Tensor:
-            if name not in shared:
-                return torch.full_like(parameter, id(parameter) not in own, dtype=torch.bool)
+    def _locked_entries(self, shared: Iterable[str], taken: Tensor, any_locked: bool) -> dict[str, Tensor]:
+        """For shared parameters, bool of their shapes: what is locked where these features are taken.
+
+        A parameter without a lock rule is locked whole, if anything is.
+        """
+        rules = {id(self.get_parameter(name)): name for name in self._locks.names}
+
+        def lock(parameter: nn.Parameter) -> Tensor:
             if id(parameter) in rules:
                 return self._locks.lock(rules[id(parameter)], taken, any_locked, parameter.shape)
             return torch.full_like(parameter, any_locked, dtype=torch.bool)
 
-        return {name: lock(name, parameter) for name, parameter in self.named_parameters()}
+        return {name: lock(self.get_parameter(name)) for name in shared}
 
     def shared_parameters(self) -> tuple[str, ...]:
         """The names of the parameters that all tasks share: neither kept once a task nor an embedding."""

@@ -23,7 +23,7 @@ def extract(
 ) -> GraphModule:
     """The network of one task in eval mode, without the channels that its masks leave at zero.
 
-    needed: for each shared parameter with a lock rule, the entries that the task depends on.
+    needed: for each shared parameter, the entries that the task depends on.
 
     Raises:
         ExtractionError: forward calls something as it is, or there are no weights.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hatify.lifecycle.initial_values import Initialization, drawn_anew
-from hatify.masks.registry import MaskRegistry
+from hatify.masks.registry import MaskGroup, MaskRegistry
 
 
 @dataclass(frozen=True)
@@ -49,30 +49,29 @@ def entries_to_renew(
     forgotten, kept: for each such task, the entries that it uses, by parameter.
     """
 
-    def entries(name: str, parameter: nn.Parameter) -> Tensor:
-        renewed = ~torch.isfinite(parameter)
-        for used in forgotten:
-            renewed |= used[name]
-        for used in kept:
-            renewed &= ~used[name]
-        return renewed
-
-    return {name: entries(name, parameter) for name, parameter in parameters.items()}
+    return {
+        name: _of_none_kept(~parameter.isfinite(), [used[name] for used in forgotten], [used[name] for used in kept])
+        for name, parameter in parameters.items()
+    }
 
 
 def freed_features(registry: MaskRegistry, forgotten: Sequence[int], kept: Sequence[int]) -> dict[str, int]:
     """By mask group, how many features forgotten tasks alone use."""
 
-    def freed(name: str) -> int:
-        group = registry.groups[name]
-        used = torch.zeros_like(group.embedding(0), dtype=torch.bool)
-        for task in forgotten:
-            used |= group.binary_mask(task)
-        for task in kept:
-            used &= ~group.binary_mask(task)
-        return int(used.sum())
+    def freed(group: MaskGroup) -> int:
+        none = torch.zeros_like(group.embedding(0), dtype=torch.bool)
+        return int(_of_none_kept(none, map(group.binary_mask, forgotten), map(group.binary_mask, kept)).sum())
 
-    return {name: freed(name) for name in registry.groups}
+    return {name: freed(group) for name, group in registry.groups.items()}
+
+
+def _of_none_kept(chosen: Tensor, forgotten: Iterable[Tensor], kept: Iterable[Tensor]) -> Tensor:
+    """What is chosen or used by a forgotten task, but by no task that is kept; all of them bool of one shape."""
+    for used in forgotten:
+        chosen = chosen | used
+    for used in kept:
+        chosen = chosen & ~used
+    return chosen
 
 
 @torch.no_grad()

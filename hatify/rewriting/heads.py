@@ -74,8 +74,8 @@ def renew(layer: HATLayer, task_id: int) -> None:
             own.copy_(common)
         else:
             resized.append(own)
-            classes = next(size for size, before in zip(own.shape, common.shape, strict=True) if size != before)
-            fan_in = max(fan_in, own.numel() // classes)
+            dimension = next(d for d, size in enumerate(own.shape) if size != common.shape[d])
+            fan_in = max(fan_in, _inputs(own, dimension))
     for own in resized:
         _drawn(own, fan_in)
 

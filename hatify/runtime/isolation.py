@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,23 +13,24 @@ from torch import Tensor, nn
 class Divergence:
     """Finds the parameters that hold NaN or infinity; it looks again only at those that were written to since.
 
-    places: the modules that hold the parameters, and their names there.
+    places: by each parameter's name, the module that holds it and its name there.
     """
 
-    def __init__(self, places: Sequence[tuple[nn.Module, str]]) -> None:
+    def __init__(self, places: Mapping[str, tuple[nn.Module, str]]) -> None:
         self._places = places
-        self._seen: list[tuple[int, int]] = [(0, 0)] * len(places)
-        self._finite = [True] * len(places)
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._diverged: dict[str, bool] = {}
 
     @torch.no_grad()
-    def found(self) -> list[nn.Parameter]:
-        parameters: list[Any] = [module._parameters[name] for module, name in self._places]
-        for i, parameter in enumerate(parameters):
+    def found(self) -> list[str]:
+        """The names of those that have diverged."""
+        for name, (module, attribute) in self._places.items():
+            parameter: Any = module._parameters[attribute]
             state = id(parameter), 0 if parameter.is_inference() else parameter._version
-            if state != self._seen[i]:
-                self._seen[i] = state
-                self._finite[i] = parameter.is_meta or bool(parameter.sum().isfinite())
-        return [parameter for parameter, finite in zip(parameters, self._finite, strict=True) if not finite]
+            if self._seen.get(name) != state:
+                self._seen[name] = state
+                self._diverged[name] = not parameter.is_meta and not bool(parameter.sum().isfinite())
+        return [name for name, diverged in self._diverged.items() if diverged]
 
 
 @contextmanager

@@ -41,7 +41,8 @@ class LearningTask:
         self._config = config
         self._tariff = tariff(registry, task_id, mode=config.regularizer, quota=config.quota)
         self._steps_before = registry.interrupted.get(task_id, 0)
-        self.progress = 0.0 if steps is None else min(self._steps_before / steps, 1.0)
+        self.progress = 0.0
+        self._schedule(self._steps_before)
         self._locks = {id(p): lock for p, lock in locks.items()}
         self._embeddings = {id(e): e for e in registry.task_embeddings(task_id)}
         self._used_scale: Tensor | float | None = None
@@ -69,12 +70,16 @@ class LearningTask:
     def step_taken(self, count: int) -> None:
         """Move on after the `count`-th optimizer step, and clamp the embeddings."""
         taken = self._registry.interrupted[self.task_id] = self._steps_before + count
-        if self.steps is not None:
-            self.progress = min(taken / self.steps, 1.0)
+        self._schedule(taken)
         limit = self._config.embedding_limit
         with torch.no_grad():
             for embedding in self._embeddings.values():
                 embedding.clamp_(-limit, limit)
+
+    def _schedule(self, taken: int) -> None:
+        """Set the progress after so many optimizer steps, unless it is set by hand."""
+        if self.steps is not None:
+            self.progress = min(taken / self.steps, 1.0)
 
     def gradient(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
         """A parameter's gradient as this task may use it."""
