@@ -16,7 +16,7 @@ from hatify.capture.capture import capture
 from hatify.config import HATConfig
 from hatify.conversion import build
 from hatify.module import HATModule
-from hatify.verification import draw_masks
+from hatify.verification.trials import draw_masks
 from rewriters import load_rules
 
 FORMS = ("plain", "converted", "unfolded")

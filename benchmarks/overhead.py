@@ -35,7 +35,7 @@ from torch._subclasses import FakeTensor
 
 from benchmarks.contenders import FORMS, Contender, Setting, contender, extracted_task
 from benchmarks.promises import gates
-from hatify.verification import relative_difference
+from hatify.verification.trials import relative_difference
 
 BATCHES = {
     "resnet18": 32,
@@ -45,6 +45,7 @@ BATCHES = {
     "mobilenetv3_small_100": 64,
 }
 WARM_UP = 2
+INFERENCES = 3  # rounds of inference for each of training: they are short, and what is asked of them is finer
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Row:
     training, inference: the converted network's; unfolded_...: those with a gate of its own a layer.
     extracted: inference of the extracted task. left: its share of the parameters. difference: its logits from those
     of the masked network, over the largest. memory: peak of a training step. graphs, breaks: of torch.compile, under
-    which the plain and the converted network are timed alone.
+    which only the plain and the converted network are timed, and memory isn't measured.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Row:
     extracted: float | None
     left: float
     difference: float
-    memory: float
+    memory: float | None
     gates: int
     graphs: int
     breaks: int
@@ -84,7 +85,7 @@ def measure(setting: Setting, rounds: int) -> Row:
         extracted = extracted_task(setting, forms["converted"])
         if not setting.compile_mode:
             inferring["extracted"] = extracted.infer
-        inference = interleaved(setting, inferring, rounds)
+        inference = interleaved(setting, inferring, INFERENCES * rounds)
         difference = _difference(forms["converted"], extracted)
         training = interleaved(setting, {form: c.train_step for form, c in forms.items()}, rounds)
         own_gates = gates(forms["converted"].network)  # type: ignore[arg-type]
@@ -102,7 +103,7 @@ def measure(setting: Setting, rounds: int) -> Row:
         in_inference.get("extracted"),
         _size(extracted.network) / _size(forms["plain"].network),
         difference,
-        _peak(setting, "converted") / _peak(setting, "plain"),
+        None if setting.compile_mode else _peak(setting, "converted") / _peak(setting, "plain"),
         own_gates,
         graphs,
         breaks,

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from benchmarks.models import Subject
 from hatify import HATModule, hatify
 from hatify.rewriting.layers import gate
-from hatify.verification import (
+from hatify.verification.trials import (
     draw_masks,
     parameter_growth,
     perturb,

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from hatify.config import HATConfig as HATConfig
     from hatify.conversion import hatify as hatify
     from hatify.errors import HatifyError as HatifyError
+    from hatify.files import load as load
+    from hatify.files import save as save
     from hatify.module import HATModule as HATModule
     from hatify.payload import HATPayload as HATPayload
+    from hatify.verification.verify import verify as verify
     from rewriters import rewriter as rewriter
 
 __version__ = "0.1.0"
@@ -25,10 +28,13 @@ _HOMES = {
     "HATPayload": "hatify.payload",
     "HatifyError": "hatify.errors",
     "hatify": "hatify.conversion",
+    "load": "hatify.files",
     "rewriter": "rewriters",
+    "save": "hatify.files",
+    "verify": "hatify.verification.verify",
 }
 
-__all__ = ["HATConfig", "HATModule", "HATPayload", "HatifyError", "hatify", "rewriter"]
+__all__ = ["HATConfig", "HATModule", "HATPayload", "HatifyError", "hatify", "load", "rewriter", "save", "verify"]
 
 
 def __getattr__(name: str) -> Any:

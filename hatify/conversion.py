@@ -12,13 +12,14 @@ from torch import nn
 from torch.fx import Graph
 
 from hatify.analysis.plan import Plan, analyse
+from hatify.blueprint import Blueprint
 from hatify.capture.capture import Capture, capture
 from hatify.capture.inputs import example_arguments
 from hatify.config import HATConfig
 from hatify.errors import CapacityWarning, CaptureWarning, ConversionError, TaskError
 from hatify.lifecycle.initial_values import initialization
 from hatify.masks.registry import MaskRegistry
-from hatify.module import Blueprint, HATModule
+from hatify.module import HATModule
 from hatify.rewriting.heads import resize_heads
 from hatify.rewriting.layers import HATLayer
 from hatify.rewriting.rewrite import FUNCTIONAL, REGISTRY, Rewriter

@@ -39,3 +39,7 @@ class CaptureWarning(UserWarning):
 
 class ExtractionError(HatifyError):
     """A task that cannot be a plain module of its own."""
+
+
+class FileError(HatifyError):
+    """A network that cannot be saved, or a file that is no network as `save` writes it."""

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
-from hatify.capture.signature import CallSignature
-from hatify.config import HATConfig
+from hatify.blueprint import Blueprint
 from hatify.errors import CapacityWarning, TaskError, TrainingError
 from hatify.extraction.extract import extract
+from hatify.lifecycle.fingerprints import fingerprints
 from hatify.lifecycle.forgetting import ForgetReport, draw_anew, entries_to_renew, freed_features, seeded
-from hatify.lifecycle.initial_values import Initialization
 from hatify.masks.registry import MaskRegistry
 from hatify.payload import HATPayload
 from hatify.rewriting.heads import renew
@@ -29,29 +28,10 @@ from hatify.runtime.guard import OptimizerGuard, refuse_steps
 from hatify.runtime.isolation import Divergence, isolated
 from hatify.runtime.learning import LearningTask
 from hatify.runtime.locks import LockTable, compact
+from hatify.serialization.contents import Contents, apart, together
 
+NEARLY_FULL = 0.1  # the share of a group's features that are free
 _CURRENT: Any = object()  # the task that the network is set to, or that is being learned
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """What a conversion knows beside the graph and the tensors. Plain data.
-
-    signature: the model's calling convention. config: the mechanism's settings.
-    task_indexed: names of the parameters that each task has its own copy of. heads: paths of the layers that are
-    each task's own head. unknown: operators without a rule, and how often each occurs. unfollowed: names of the
-    parameters that are locked whole or kept once a task because no rule says which features their entries serve.
-    unread: names of the parameters that forward does not read. initialization: how each parameter is drawn.
-    """
-
-    signature: CallSignature
-    config: HATConfig
-    task_indexed: frozenset[str]
-    heads: tuple[str, ...]
-    unknown: dict[str, int]
-    unfollowed: frozenset[str]
-    unread: frozenset[str]
-    initialization: Initialization
 
 
 @dataclass(frozen=True)
@@ -81,6 +61,7 @@ class HATModule(GraphModule):
         self._warned_full = False
         self._divergence = Divergence({name: self._place(name) for name in self.shared_parameters()})
         self._register_hooks()
+        self.register_load_state_dict_post_hook(_take_fingerprints_anew)
         refuse_steps(self, _steps_would_move_trained_tasks)
 
     def _keep_unused(self, root: nn.Module) -> None:
@@ -233,7 +214,8 @@ class HATModule(GraphModule):
         """A task as a plain module: eval mode, PyTorch's own operators, and only the channels that the task uses.
 
         It gives what `net(x, task_id=task_id)` gives in eval mode, up to rounding, and needs no hatify to run. Channels
-        whose place an operator needs stay, as zeros. It is called with the arguments of the example inputs.
+        whose place an operator needs stay, as zeros: the module's `staying` says which, by module path, and why. It is
+        called with the arguments of the example inputs.
 
         Raises:
             TaskError: no such task.
@@ -336,6 +318,28 @@ class HATModule(GraphModule):
         self.registry.interrupted.pop(task, None)
         if task not in self.registry.trained:
             self.registry.trained.append(task)
+        self.registry.fingerprints[task] = self._fingerprints(task)
+
+    def moved_since_trained(self, task_id: int) -> tuple[str, ...]:
+        """The parameters and buffers, of those that a trained task depends on, that have changed since its training.
+
+        Nothing that goes through an optimizer in `learn` changes them; writing to `parameter.data` does.
+        """
+        task = self._checked_task(task_id)
+        before = self.registry.fingerprints.get(task, {})
+        return tuple(name for name, now in self._fingerprints(task).items() if now != before.get(name, now))
+
+    def _fingerprints(self, task: int) -> dict[str, str]:
+        """Of all that a task depends on: the shared entries that it uses, and what is its own."""
+        shared = {name: self.get_parameter(name) for name in self.shared_parameters()}
+        if any(parameter.is_meta for parameter in shared.values()):
+            return {}
+        used = {name: entries for name, entries in self._entries_used(task, shared).items() if bool(entries.any())}
+        own = {id(e) for e in self.registry.task_embeddings(task)}
+        own |= {id(t) for layer in self._layers() for t in layer.per_task[task].state_dict(keep_vars=True).values()}
+        named = [*self.named_parameters(), *self.named_buffers()]
+        tensors = {name: tensor for name, tensor in named if name in used or id(tensor) in own}
+        return fingerprints(tensors, used)
 
     def lock_masks(self, task_id: int) -> dict[str, Tensor]:
         """For every parameter, bool of its shape: the entries that training `task_id` must leave as they are."""
@@ -389,12 +393,17 @@ class HATModule(GraphModule):
         return [module for module in self.modules() if isinstance(module, HATLayer)]
 
     def _warn_if_full(self, task: int) -> None:
-        full = [name for name, group in self.registry.groups.items() if bool(group.locked_mask(task).all())]
-        if full and not self._warned_full:
+        """Where a new task finds hardly any free feature, it can only re-use what earlier tasks have learned."""
+        groups = self.registry.groups.values()
+        free = {group.name: int((~group.locked_mask(task)).sum()) for group in groups}
+        scarce = [group for group in groups if free[group.name] < NEARLY_FULL * group.num_features]
+        if scarce and not self._warned_full:
             self._warned_full = True
+            fullest = min(scarce, key=lambda group: free[group.name] / group.num_features)
             warnings.warn(
-                f"no free feature is left in {len(full)} of {len(self.registry.groups)} mask groups (first: "
-                f"{full[0]!r}): task {task} can only re-use there what earlier tasks have learned",
+                f"{len(scarce)} of {len(groups)} mask groups are nearly full: of {fullest.name!r}, the fullest, "
+                f"{free[fullest.name]} of {fullest.num_features} features are free, the others are taken by tasks "
+                f"{', '.join(map(str, self.trained_tasks))}; task {task} can only re-use there what they have learned",
                 CapacityWarning,
                 stacklevel=4,
             )
@@ -415,7 +424,7 @@ class HATModule(GraphModule):
             )
         return self._learning.gradient(parameter, gradient)
 
-    # -- copying ---------------------------------------------------------------------------------------------
+    # -- copying, pickling -------------------------------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HATModule:
         root = nn.Module()
@@ -426,6 +435,30 @@ class HATModule(GraphModule):
         copied._task_id = self._task_id
         memo[id(self)] = copied
         return copied
+
+    def contents(self) -> Contents:
+        """The network as plain data, see `hatify.save`.
+
+        Raises:
+            FileError: a part of it that data has no form for.
+        """
+        return apart(self, self.blueprint, self._task_id)
+
+    @staticmethod
+    def from_contents(contents: Contents) -> HATModule:
+        """The network that has these contents."""
+        parts = together(contents)
+        net = HATModule(parts.root, parts.graph, parts.blueprint)
+        net._task_id = parts.task_id
+        return net
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HATModule.from_contents, (self.contents(),)
+
+
+def _take_fingerprints_anew(net: HATModule, keys: Any) -> None:
+    """A state dict was loaded: what it holds is what the trained tasks depend on."""
+    net.registry.fingerprints = {task: net._fingerprints(task) for task in net.trained_tasks}
 
 
 def _steps_would_move_trained_tasks(net: HATModule) -> bool:

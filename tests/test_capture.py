@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from hatify import HATModule, hatify
 from hatify.errors import CaptureWarning, InputError
-from hatify.verification import perturb, relative_difference
+from hatify.verification.trials import perturb, relative_difference
 
 
 def equal_in_both_modes(model: nn.Module, net: HATModule, x: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hatify import HATModule, hatify
 from hatify.capture.modes import when_training
-from hatify.verification import draw_masks, perturb, scramble
+from hatify.verification.trials import draw_masks, perturb, scramble
 
 
 class Network(nn.Module):

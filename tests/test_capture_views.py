@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hatify import HATModule, hatify
 from hatify.errors import CaptureError
-from hatify.verification import draw_masks, perturb, scramble
+from hatify.verification.trials import draw_masks, perturb, scramble
 
 Write = Callable[[Tensor], tuple[Tensor, ...]]
 

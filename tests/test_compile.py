@@ -15,7 +15,7 @@ from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from hatify import HATModule, hatify
-from hatify.verification import draw_masks, perturb
+from hatify.verification.trials import draw_masks, perturb
 
 STEPS = 4
 

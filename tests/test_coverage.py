@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hatify import hatify
-from hatify.verification import draw_masks, scramble
+from hatify.verification.trials import draw_masks, scramble
 
 
 class ReadElsewhere(nn.Module):

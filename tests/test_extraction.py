@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from hatify import HATModule, hatify
 from hatify.errors import ExtractionError, TaskError
-from hatify.verification import draw_masks, perturb
+from hatify.verification.trials import draw_masks, perturb
 
 DENSITY = 0.4
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatify import HATModule, hatify
-from hatify.verification import draw_masks, perturb
+from hatify.verification.trials import draw_masks, perturb
 
 MODELS = ["resnet10t", "test_vit", "test_convnext", "test_efficientnet"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hatify import HATModule, hatify
 from hatify.errors import TaskError, TrainingError
-from hatify.verification import draw_masks, perturb
+from hatify.verification.trials import draw_masks, perturb
 
 
 def network(num_tasks: int = 3, **options: object) -> HATModule:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatify import HATConfig, HATModule, hatify
-from hatify.verification import perturb
+from hatify.verification.trials import perturb
 
 S_MAX = 400.0
 

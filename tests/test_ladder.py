@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hatify import HATModule, hatify
 from hatify.errors import CaptureError, CaptureWarning, InputError
-from hatify.verification import draw_masks, perturb, scramble
+from hatify.verification.trials import draw_masks, perturb, scramble
 
 
 def convert(model: nn.Module, x: Tensor, warning: str) -> HATModule:

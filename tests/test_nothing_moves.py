@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from hatify import HATModule, hatify
-from hatify.verification import draw_masks, perturb
+from hatify.verification.trials import draw_masks, perturb
 
 SHAPE = (1, 6, 6)
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from hatify import hatify
 from hatify.errors import CapacityWarning
-from hatify.verification import draw_masks, perturb, relative_difference, scramble
+from hatify.verification.trials import draw_masks, perturb, relative_difference, scramble
 from tests.random_networks import RandomNetwork, random_networks
 
 

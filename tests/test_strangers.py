@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hatify import HATModule, hatify
-from hatify.verification import draw_masks, perturb, plastic_share, relative_difference, scramble
+from hatify.verification.trials import draw_masks, perturb, plastic_share, relative_difference, scramble
 
 SLACK = 0.01  # random masks miss the mean by so much
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hatify import HATModule, hatify
 from hatify.errors import CaptureError, CaptureWarning
-from hatify.verification import draw_masks, perturb
+from hatify.verification.trials import draw_masks, perturb
 
 SEVERAL = {"x": SEQUENCE, "keep": mask(-1, 6)}
 

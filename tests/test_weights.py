@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 
 from hatify import HATModule, hatify
 from hatify.errors import ConversionError
-from hatify.verification import draw_masks, scramble
+from hatify.verification.trials import draw_masks, scramble
 
 WIDTH = 32
 

@@ -10,6 +10,8 @@ from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
+VMAP = "torch._functorch.predispatch"  # the module of what `torch.vmap` puts into a graph
+
 
 def call(graph: Graph, target: Callable[..., Any], *args: Any, like: Node, **kwargs: Any) -> Node:
     """A call at the graph's point of insertion. like: the node whose module the call belongs to."""
@@ -43,7 +45,7 @@ def is_tensor(node: Any) -> bool:
 
 def is_level(node: Node) -> bool:
     """Whether a call opens or closes a level of `torch.vmap`."""
-    return getattr(node.target, "__module__", "") == "torch._functorch.predispatch"
+    return getattr(node.target, "__module__", "") == VMAP
 
 
 def given_arguments(node: Node) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,13 @@ from hatify.errors import CaptureWarning
 
 FOUND = "questions"  # in the meta data of a program's graph module
 
+# What the source of a condition may consist of, beside numbers and functions of `math`.
+ARITHMETIC = (
+    *(ast.Expression, ast.Lambda, ast.arguments, ast.arg, ast.Name, ast.expr_context, ast.Call, ast.IfExp),
+    *(ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.boolop, ast.operator, ast.unaryop, ast.cmpop),
+)
+FUNCTIONS = {"math": math, "abs": abs, "max": max, "min": min, "int": int, "float": float, "round": round}
+
 # Where PyTorch passes a question about a size on, from the code that asks it.
 PASSED_ON = {torch.__file__, sym_node.__file__}
 
@@ -42,17 +50,22 @@ class Question:
 
 @dataclass(frozen=True)
 class Decision:
-    """What forward decides in one mode by a condition, and where.
+    """What forward decides in one mode by a condition, and where. Plain data.
 
-    condition: a Python function of sizes, so that a compiled call can check it, too.
+    source: the condition, as the source of a Python function of sizes.
     sizes: for each of its arguments, an input and one of its dimensions.
+    condition: the function, so that a compiled call can check it, too.
     """
 
-    condition: Callable[..., bool]
+    source: str
     answer: bool
     place: str
     sizes: tuple[tuple[int, int], ...]
     training: bool
+    condition: Callable[..., bool] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "condition", _function(self.source))
 
     def is_as_in_the_example(self, inputs: Sequence[Any]) -> bool:
         """Whether a call with these flat inputs goes the way that was captured."""
@@ -97,7 +110,7 @@ def decisions_of(program: ExportedProgram, inputs: Sequence[Node], training: boo
             own = sorted(condition.free_symbols, key=str)
             if own:
                 places = tuple(sizes[symbol] for symbol in own)
-                yield Decision(_function(condition, own), question.answer, question.place, places, training)
+                yield Decision(_source(condition, own), question.answer, question.place, places, training)
         else:
             warnings.warn(
                 f"forward decides by sizes at {question.place}; the converted network goes the way of the example "
@@ -107,11 +120,30 @@ def decisions_of(program: ExportedProgram, inputs: Sequence[Node], training: boo
             )
 
 
-def _function(condition: sympy.Basic, symbols: Sequence[sympy.Symbol]) -> Callable[..., bool]:
+def _source(condition: sympy.Basic, symbols: Sequence[sympy.Symbol]) -> str:
     """A condition as a function of its symbols."""
-    arguments = ", ".join(map(str, symbols))
-    function: Callable[..., bool] = eval(f"lambda {arguments}: {PythonPrinter().doprint(condition)}", {"math": math})
+    return f"lambda {', '.join(map(str, symbols))}: {PythonPrinter().doprint(condition)}"
+
+
+def _function(source: str) -> Callable[..., bool]:
+    """The function that a source defines, which may come from a file: it can do arithmetic, and nothing else.
+
+    Raises:
+        ValueError: the source is something else.
+    """
+    tree = ast.parse(source, mode="eval")
+    if not isinstance(tree.body, ast.Lambda) or not all(map(_is_arithmetic, ast.walk(tree))):
+        raise ValueError(f"no condition on sizes: {source!r}")
+    function: Callable[..., bool] = eval(compile(tree, "<condition>", "eval"), {"__builtins__": {}, **FUNCTIONS})
     return function
+
+
+def _is_arithmetic(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, bool | int | float)
+    if isinstance(node, ast.Attribute):
+        return isinstance(node.value, ast.Name) and node.value.id == "math" and not node.attr.startswith("_")
+    return isinstance(node, ARITHMETIC)
 
 
 def _asker(innermost: FrameType) -> FrameType | None:

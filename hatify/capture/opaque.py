@@ -261,22 +261,25 @@ def _tensors(values: Sequence[Any]) -> list[Tensor]:
 
 
 def _fixed(values: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(_TENSOR if isinstance(value, Tensor) else value for value in values)
+    return tuple(TENSOR if isinstance(value, Tensor) else value for value in values)
 
 
-class _Tensor:
+class TensorMark:
     """Stands where a tensor does."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Tensor:
+    def __deepcopy__(self, memo: dict[int, Any]) -> TensorMark:
         return self
 
+    def __reduce__(self) -> str:
+        return "TENSOR"
 
-_TENSOR = _Tensor()
+
+TENSOR = TensorMark()
 
 
 def _filled(values: Sequence[Any], tensors: Sequence[Tensor]) -> list[Any]:
     remaining = iter(tensors)
-    return [next(remaining) if value is _TENSOR else value for value in values]
+    return [next(remaining) if value is TENSOR else value for value in values]
 
 
 def _without_tensors(module: nn.Module) -> nn.Module:

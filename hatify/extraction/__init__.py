@@ -1,6 +1,7 @@
 """From a converted network to a plain module for one task, with the channels removed that the task does not use.
 
 plain       the network of one task: its masks and its parameters as constants, eval mode, PyTorch's operators only
+families    what is known of operators, one file a family
 channels    which output channels of the weights are zero, where they go, and which have to stay
 smaller     the same network without the others
 """

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from hatify.capture.signature import CallSignature
 from hatify.errors import ExtractionError
+from hatify.extraction.families import load_families
 from hatify.extraction.plain import PlainGraph
 from hatify.extraction.smaller import without_removable_channels
 from hatify.masks.registry import MaskRegistry
@@ -24,6 +25,7 @@ def extract(
     """The network of one task in eval mode, without the channels that its masks leave at zero.
 
     needed: for each shared parameter, the entries that the task depends on.
+    The module's `staying` says, by module path, which unused channels stay all the same, and why.
 
     Raises:
         ExtractionError: forward calls something as it is, or there are no weights.
@@ -39,10 +41,13 @@ def extract(
         _outputs(signature),
         _dtype(net, registry),
     )
-    graph, tensors = without_removable_channels(plain)
+    load_families()
+    graph, tensors, staying = without_removable_channels(plain)
     _take_calls(graph, signature)
     parameters = {name for name, _ in net.named_parameters(remove_duplicate=False)}
-    return GraphModule(_root(tensors, parameters), graph, class_name="ExtractedTask").eval()
+    extracted = GraphModule(_root(tensors, parameters), graph, class_name="ExtractedTask").eval()
+    extracted.staying = staying
+    return extracted
 
 
 def _outputs(signature: CallSignature) -> slice:

@@ -18,7 +18,7 @@ from hatify.capture.modes import DROPOUTS, when_training
 from hatify.capture.mutations import mutates
 from hatify.capture.views import base_of
 from hatify.errors import ExtractionError
-from hatify.extraction.operators import CONVOLUTIONS, LINEAR
+from hatify.extraction.operators import BY_ENTRY, PRODUCTS, SUMS
 from hatify.rewriting.layers import HATLayer, Slot, for_each_example, gate, read
 
 aten = torch.ops.aten
@@ -56,6 +56,7 @@ class PlainGraph:
         for node in net.graph.nodes:
             self._values[node] = self._translated(node, outputs)
         self._fold_constants()
+        self._write_products_as_linear()
         self.graph.eliminate_dead_code(_acts)
         self.tensors = {str(n.target): self.tensors[str(n.target)] for n in self.graph.find_nodes(op="get_attr")}
 
@@ -72,6 +73,32 @@ class PlainGraph:
             value = node.target(*args, **kwargs)
             if isinstance(value, Tensor):
                 node.replace_all_uses_with(self._read(f"{self.constants}.{node.name}", value))
+
+    def _write_products_as_linear(self) -> None:
+        """`x @ weight` and `bias + x @ weight` are linear layers: one form for all of them."""
+        for node in self.graph.nodes:
+            if node.target in PRODUCTS | SUMS and not set(node.kwargs) & {"alpha", "beta"}:
+                *bias, x, weight = node.args
+                if self._is_matrix(weight) and not self._is_held(x):
+                    with self.graph.inserting_before(node):
+                        linear = self.graph.call_function(aten.linear.default, (x, self._transposed(weight), *bias))
+                    linear.meta = dict(node.meta)
+                    node.replace_all_uses_with(linear)
+
+    def _is_held(self, node: Node) -> bool:
+        return node.op == "get_attr"
+
+    def _is_matrix(self, node: Node) -> bool:
+        return self._is_held(node) and self.tensors[str(node.target)].dim() == 2
+
+    def _transposed(self, matrix: Node) -> Node:
+        """The transposed matrix, under the same name where nothing else reads it."""
+        name = str(matrix.target)
+        value = self.tensors[name].t().contiguous()
+        if len(matrix.users) > 1:
+            return self._read(name, value)
+        self.tensors[name] = matrix.meta["val"] = value
+        return matrix
 
     @property
     def device(self) -> torch.device | None:
@@ -124,8 +151,7 @@ class PlainGraph:
                 return False
             if argument.attribute is None:  # an absent operand is replaced by its masks
                 return self._read(f"{node.target}.mask", reduce(torch.mul, factors).to(self._dtype))
-            acts_by_entry = call.operator in LINEAR or call.operator in CONVOLUTIONS
-            return self._parameter(str(node.target), layer, argument.attribute, factors, acts_by_entry)
+            return self._parameter(str(node.target), layer, argument.attribute, factors, call.operator in BY_ENTRY)
 
         filled = [fill(argument) for argument in call.args]
         if call.operator is read:

@@ -51,16 +51,17 @@ class MaskGroup:
 class MaskRegistry(nn.Module):
     """Embeddings by group and task.
 
-    groups: (name, num_features, members) in graph order.
+    layout: (name, num_features, members) of each group, in graph order.
     trained: the trained tasks, in order. interrupted: tasks whose training has begun, and the optimizer steps that they
         have taken.
+    fingerprints: by task, those of what it depends on, taken when its training ended.
     views: masks that are no group's own: positions among all features, group after group. Behind the last feature
-        stand two constants: 1 (never masked) and 0 (always masked).
+        stand two constants: 1 (never masked) and 0 (always masked). The registry holds them as buffers, by these names.
     """
 
     def __init__(
         self,
-        groups: list[tuple[str, int, tuple[str, ...]]],
+        layout: list[tuple[str, int, tuple[str, ...]]],
         views: Mapping[str, Tensor],
         num_tasks: int,
         init: Any,
@@ -69,16 +70,17 @@ class MaskRegistry(nn.Module):
         self.init = init
         self.trained: list[int] = []
         self.interrupted: dict[int, int] = {}
+        self.fingerprints: dict[int, dict[str, str]] = {}
         self.embeddings = nn.ModuleDict()
         self._keys: dict[str, str] = {}
-        self._layout: list[tuple[str, int, tuple[str, ...]]] = groups
-        for name, _, _ in groups:
+        self.layout: list[tuple[str, int, tuple[str, ...]]] = layout
+        for name, _, _ in layout:
             self._keys[name] = _attribute_name(name, self.embeddings)
             self.embeddings[self._keys[name]] = nn.ParameterList()
-        self._views: dict[str, str] = {}
+        self.views: dict[str, str] = {}
         for name, positions in views.items():
-            self._views[name] = f"positions_{len(self._views)}"
-            self.register_buffer(self._views[name], positions, persistent=False)
+            self.views[name] = f"positions_{len(self.views)}"
+            self.register_buffer(self.views[name], positions, persistent=False)
         self.num_tasks = 0
         self.add_tasks(num_tasks)
 
@@ -87,7 +89,7 @@ class MaskRegistry(nn.Module):
         """The mask groups by name, in graph order."""
         groups: dict[str, MaskGroup] = {}
         start = 0
-        for name, size, members in self._layout:
+        for name, size, members in self.layout:
             groups[name] = MaskGroup(name, size, members, start, self)
             start += size
         return groups
@@ -98,12 +100,12 @@ class MaskRegistry(nn.Module):
 
     def task_embeddings(self, task_id: int) -> list[nn.Parameter]:
         """A task's embeddings, group by group."""
-        return [self.embedding(name, task_id) for name, _, _ in self._layout]
+        return [self.embedding(name, task_id) for name, _, _ in self.layout]
 
     def add_tasks(self, count: int) -> None:
         """Room for `count` more tasks, with initial embeddings."""
         self.num_tasks += count
-        for name, size, _ in self._layout:
+        for name, size, _ in self.layout:
             parameters: Any = self.embeddings[self._keys[name]]
             for _ in range(count):
                 embedding = initial_embedding(size, self.num_tasks, self.init)
@@ -118,17 +120,18 @@ class MaskRegistry(nn.Module):
             embedding.copy_(initial_embedding(embedding.numel(), self.num_tasks, self.init))
         self.trained = [task for task in self.trained if task != task_id]
         self.interrupted.pop(task_id, None)
+        self.fingerprints.pop(task_id, None)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.task_embeddings(0)[0].dtype if self._layout else torch.get_default_dtype()
+        return self.task_embeddings(0)[0].dtype if self.layout else torch.get_default_dtype()
 
     def masks(self, task_id: int, mask_scale: Tensor | float | None) -> Tensor:
         """A task's masks of all features [num_features], group after group.
 
         mask_scale: None for binary masks.
         """
-        if not self._layout:
+        if not self.layout:
             return torch.zeros(0)
         embeddings = torch.cat(tuple(self.task_embeddings(task_id)))
         if mask_scale is None:
@@ -137,15 +140,15 @@ class MaskRegistry(nn.Module):
 
     def forward(self, task_id: int | None, mask_scale: Tensor | float | None) -> dict[str, Tensor | None]:
         """Every mask that the graph asks for, by name; None where there is no task."""
-        names = [name for name, _, _ in self._layout]
+        names = [name for name, _, _ in self.layout]
         if task_id is None or not names:
-            return dict.fromkeys([*names, *self._views])
+            return dict.fromkeys([*names, *self.views])
         masks = self.masks(task_id, mask_scale)
         by_name: dict[str, Tensor | None] = {}
-        by_name.update(zip(names, masks.split([size for _, size, _ in self._layout]), strict=True))
-        if self._views:
+        by_name.update(zip(names, masks.split([size for _, size, _ in self.layout]), strict=True))
+        if self.views:
             constants = torch.cat([masks, masks.new_ones(1), masks.new_zeros(1)])
-            by_name.update((name, constants[getattr(self, key)]) for name, key in self._views.items())
+            by_name.update((name, constants[getattr(self, key)]) for name, key in self.views.items())
         return by_name
 
     @torch.no_grad()
@@ -155,8 +158,8 @@ class MaskRegistry(nn.Module):
         The constant 1 counts as taken as soon as there is such a task, the constant 0 never.
         """
         others = [t for t in self.trained if t != task_id]
-        count = sum(size for _, size, _ in self._layout)
-        device = self.task_embeddings(0)[0].device if self._layout else None
+        count = sum(size for _, size, _ in self.layout)
+        device = self.task_embeddings(0)[0].device if self.layout else None
         taken = torch.zeros(count + 2, dtype=torch.bool, device=device)
         for other in others:
             taken |= self.used(other)
@@ -165,7 +168,7 @@ class MaskRegistry(nn.Module):
     @torch.no_grad()
     def used(self, task_id: int) -> Tensor:
         """What one task uses, by position as in `taken`."""
-        constants = torch.tensor([True, False], device=self.task_embeddings(0)[0].device if self._layout else None)
+        constants = torch.tensor([True, False], device=self.task_embeddings(0)[0].device if self.layout else None)
         return torch.cat([*(embedding > 0 for embedding in self.task_embeddings(task_id)), constants])
 
     def get_extra_state(self) -> Tensor:
@@ -181,7 +184,7 @@ class MaskRegistry(nn.Module):
         self.interrupted = {task: steps for task, steps in state.tolist() if steps >= 0}
 
     def extra_repr(self) -> str:
-        return f"{len(self._layout)} groups, {sum(n for _, n, _ in self._layout)} features, {self.num_tasks} tasks"
+        return f"{len(self.layout)} groups, {sum(n for _, n, _ in self.layout)} features, {self.num_tasks} tasks"
 
 
 def _attribute_name(name: str, taken: nn.ModuleDict) -> str:

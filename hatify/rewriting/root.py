@@ -18,7 +18,7 @@ def copy_tensors(model: nn.Module, constants: dict[str, Any]) -> nn.Module:
         if id(parameter) not in copies:
             copy = parameter.detach().clone()
             copies[id(parameter)] = nn.Parameter(copy, requires_grad=parameter.requires_grad)
-        owner, attribute = _owner(root, name)
+        owner, attribute = owner_of(root, name)
         owner.register_parameter(attribute, copies[id(parameter)])
     transient = {
         f"{path}.{name}" if path else name
@@ -27,10 +27,10 @@ def copy_tensors(model: nn.Module, constants: dict[str, Any]) -> nn.Module:
     }
     for name, buffer in model.named_buffers(remove_duplicate=False):
         copies.setdefault(id(buffer), buffer.detach().clone())
-        owner, attribute = _owner(root, name)
+        owner, attribute = owner_of(root, name)
         owner.register_buffer(attribute, copies[id(buffer)], persistent=name not in transient)
     for name, value in constants.items():
-        owner, attribute = _owner(root, name)
+        owner, attribute = owner_of(root, name)
         if isinstance(value, torch.Tensor):
             owner.register_buffer(attribute, value.detach().clone(), persistent=False)
         else:
@@ -41,7 +41,7 @@ def copy_tensors(model: nn.Module, constants: dict[str, Any]) -> nn.Module:
 
 def layer_at(root: nn.Module, path: str) -> HATLayer:
     """The HAT layer at a path; a plain node of the tree there becomes one, with all that it holds."""
-    owner, attribute = _owner(root, path)
+    owner, attribute = owner_of(root, path)
     existing = owner._modules.get(attribute)
     if isinstance(existing, HATLayer):
         return existing
@@ -56,8 +56,8 @@ def layer_at(root: nn.Module, path: str) -> HATLayer:
     return layer
 
 
-def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The node that holds `name`, made where it is missing, and the attribute there."""
+def owner_of(root: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The node of the tree that holds `name`, made where it is missing, and the attribute there."""
     path, _, attribute = name.rpartition(".")
     node = root
     for part in path.split(".") if path else ():

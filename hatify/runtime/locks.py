@@ -22,20 +22,22 @@ def compact(lock: Tensor) -> Tensor:
 class LockTable(nn.Module):
     """The lock rules of the shared parameters, as positions into `MaskRegistry.taken`.
 
-    A module so that the positions follow the network to its device; it has no parameters and no state to save.
+    A module so that the positions follow the network to its device; it has no parameters, and a state dict no entry.
+
+    terms: by parameter, the rule's terms as names of the buffers that hold positions.
     """
 
     def __init__(self, rules: dict[str, Terms]) -> None:
         super().__init__()
-        self._terms: dict[str, list[list[str]]] = {}
+        self.terms: dict[str, list[list[str]]] = {}
         self._known: dict[bytes, str] = {}
         for name, terms in rules.items():
-            self._terms[name] = [[self._keep(positions) for positions in term] for term in terms]
+            self.terms[name] = [[self._keep(positions) for positions in term] for term in terms]
         self._known.clear()
 
     def _keep(self, positions: Tensor) -> str:
         """Positions as a buffer; equal ones are kept once."""
-        key = repr(tuple(positions.shape)).encode() + positions.numpy().tobytes()
+        key = repr(tuple(positions.shape)).encode() + positions.cpu().numpy().tobytes()
         if key not in self._known:
             self._known[key] = f"positions_{len(self._known)}"
             self.register_buffer(self._known[key], positions, persistent=False)
@@ -43,13 +45,13 @@ class LockTable(nn.Module):
 
     @property
     def names(self) -> Sequence[str]:
-        return tuple(self._terms)
+        return tuple(self.terms)
 
     @torch.no_grad()
     def lock(self, name: str, taken: Tensor, any_locked: bool, shape: torch.Size) -> Tensor:
         """The lock of a parameter, bool of its shape: `OR` over its uses of `AND` over their factors."""
         locked = torch.zeros(shape, dtype=torch.bool, device=taken.device)
-        for term in self._terms[name]:
+        for term in self.terms[name]:
             every = torch.full((), any_locked, device=taken.device)
             for positions in term:
                 every = every & taken[getattr(self, positions)]

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from hatify import HATModule, hatify
 from hatify.rewriting.layers import gate
-from hatify.verification import draw_masks, perturb, plastic_share, relative_difference, scramble
+from hatify.verification.trials import draw_masks, perturb, plastic_share, relative_difference, scramble
 
 WIDTH = 16
 SHAPES = {"vectors": (2, 3), "tokens": (2, 5, 3), "lines": (2, 3, 8), "images": (2, 3, 8, 8)}

@@ -1,0 +1,200 @@
+"""The checks of `verify`. Each leaves the network as it is, and works on a copy where it must change one."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from hatify.errors import CapacityWarning
+from hatify.module import HATModule
+from hatify.verification.inputs import Arguments
+from hatify.verification.trials import draw_masks, plastic_share, relative_difference, scramble
+
+ROUNDING = 1e-5
+LEAST_PLASTIC = 0.45  # a weight with one live side has 1/2 when half of each group is taken, one with none has 3/4
+STEPS = 2
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check. seen: what was measured. asked: what it had to be."""
+
+    name: str
+    ok: bool
+    seen: str
+    asked: str
+
+
+def equivalence(net: HATModule, call: Arguments, model: nn.Module | None) -> Check:
+    """The network of no task is the model; without it: that of a task that uses every feature is that of no task."""
+    expected = _outputs(net, call, None)
+    if model is not None:
+        actual, asked = _of_model(model, call), "the outputs of the model"
+    else:
+        trial = _with_all_features(net)
+        actual, asked = _outputs(trial, call, trial.num_tasks - 1), "with all features, the outputs of no task"
+    difference = max(map(relative_difference, actual, expected), default=0.0)
+    return Check("equivalence", difference < ROUNDING, f"differs by {difference:.0e}", asked)
+
+
+def scrambled(net: HATModule, call: Arguments) -> Check:
+    """Noise on all that one task may train leaves the others as they are."""
+    trial = _with_trained_task(net)
+    moved: list[int] = []
+    for task in _learners(trial):
+        others = [other for other in trial.trained_tasks if other != task]
+        before = {other: _outputs(trial, call, other) for other in others}
+        noisy = copy.deepcopy(trial)
+        scramble(noisy, task)
+        moved += [other for other in others if not _same(_outputs(noisy, call, other), before[other])]
+    return _bitwise("scramble", trial.trained_tasks, moved)
+
+
+def trained(net: HATModule, call: Arguments) -> Check:
+    """Steps of one task leave the others as they are, under an optimizer that moves what has no gradient."""
+    trial = _with_trained_task(net)
+    moved: list[int] = []
+    for task in _learners(trial)[:1]:
+        others = [other for other in trial.trained_tasks if other != task]
+        before = {other: _outputs(trial, call, other) for other in others}
+        _train(trial, task, call)
+        moved = [other for other in others if not _same(_outputs(trial, call, other), before[other])]
+    return _bitwise("training", trial.trained_tasks, moved)
+
+
+def tightness(net: HATModule) -> Check:
+    """When one task has half of each group, most entries must be left for others."""
+    trial = copy.deepcopy(net)
+    trial.registry.trained = [0]
+    draw_masks(trial, 0)
+    if trial.num_tasks == 1:
+        trial.add_tasks(1)
+    share = plastic_share(trial, 1)
+    return Check(
+        "tightness", share >= LEAST_PLASTIC, f"{share:.3f} plastic", f"at least {LEAST_PLASTIC} (ideal: 0.50 to 0.75)"
+    )
+
+
+def hooks(net: HATModule) -> Check:
+    """Each trainable parameter has its gradient hook: one that was exchanged by hand has none."""
+    trainable = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+    missing = [name for name, parameter in trainable.items() if not _is_hooked(net, parameter)]
+    return Check("hooks", not missing, _named("without a hook", missing), f"on {len(trainable)} trainable parameters")
+
+
+def unmoved(net: HATModule) -> Check:
+    """Nothing that a trained task depends on has changed since it was trained."""
+    moved = {name: task for task in net.registry.fingerprints for name in net.moved_since_trained(task)}
+    known = sorted(net.registry.fingerprints)
+    return Check("unmoved", not moved, _named("moved", list(moved)), f"what {_tasks(known)} depend on, since training")
+
+
+# -- trial networks ----------------------------------------------------------------------------------------------
+
+
+def _with_trained_task(net: HATModule) -> HATModule:
+    """A copy with at least one trained task and one to train."""
+    trial = copy.deepcopy(net)
+    for parameter in trial.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+    if not trial.trained_tasks:
+        draw_masks(trial, 0)
+        trial.registry.trained.append(0)
+    if trial.num_tasks == 1:
+        trial.add_tasks(1)
+    return trial
+
+
+def _learners(net: HATModule) -> Sequence[int]:
+    """Tasks whose training could move others: a new one, or else each of those that were trained."""
+    new = [task for task in range(net.num_tasks) if task not in net.trained_tasks]
+    return new[:1] or net.trained_tasks
+
+
+@torch.no_grad()
+def _with_all_features(net: HATModule) -> HATModule:
+    """A copy whose last task is a new one that uses all features."""
+    trial = copy.deepcopy(net)
+    trial.add_tasks(1)
+    for embedding in trial.registry.task_embeddings(trial.num_tasks - 1):
+        embedding.fill_(1.0)
+    return trial
+
+
+def _train(net: HATModule, task: int, call: Arguments) -> None:
+    args, kwargs = call
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.5)
+    net.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CapacityWarning)
+        with net.learn(task, steps=STEPS) as learning:
+            for _ in range(STEPS):
+                outputs = _tensors(net(*args, **kwargs))
+                loss = sum((output.square().mean() for output in outputs), learning.regularization())
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+
+
+# -- outputs -----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _outputs(net: HATModule, call: Arguments, task: int | None) -> list[Tensor]:
+    """In eval mode, with the same random numbers each time."""
+    args, kwargs = call
+    trial = copy.deepcopy(net).eval()  # forward may have state
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _tensors(trial(*args, task_id=task, **kwargs))
+
+
+@torch.no_grad()
+def _of_model(model: nn.Module, call: Arguments) -> list[Tensor]:
+    args, kwargs = call
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return _tensors(copy.deepcopy(model).eval()(*args, **kwargs))
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    values = pytree.tree_leaves(output)
+    return [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+
+
+def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether outputs are equal, NaN where the other is NaN."""
+    return all(map(partial(torch.allclose, rtol=0, atol=0, equal_nan=True), one, other))
+
+
+# -- words -------------------------------------------------------------------------------------------------------
+
+
+def _is_hooked(net: HATModule, parameter: nn.Parameter) -> bool:
+    hooked = (parameter._backward_hooks or {}).values()
+    return any(isinstance(hook, partial) and hook.func == net._on_gradient for hook in hooked)
+
+
+def _bitwise(name: str, tasks: Sequence[int], moved: Sequence[int]) -> Check:
+    return Check(
+        name, not moved, f"moved: {_tasks(moved)}" if moved else "bitwise the same", f"outputs of {_tasks(tasks)}"
+    )
+
+
+def _named(what: str, names: Sequence[str], shown: int = 3) -> str:
+    if not names:
+        return "all as they were"
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{what}: {', '.join(names[:shown])}{more}"
+
+
+def _tasks(tasks: Sequence[int]) -> str:
+    return f"task{'s' * (len(tasks) > 1)} {', '.join(map(str, tasks))}" if tasks else "no task"

@@ -1,0 +1,39 @@
+"""A call of a network, made up from its signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from hatify.module import HATModule
+
+BATCH = 3
+LARGEST_INDEX = 1  # whatever integers are (indices, masks, lengths), 0 and 1 are most likely among them
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def made_up_call(net: HATModule, seed: int = 0) -> Arguments:
+    """Arguments of the shapes and dtypes that the network was captured with: N(0, 1), or 0 and 1 for whole numbers."""
+    signature = net.blueprint.signature
+    generator = torch.Generator().manual_seed(seed)
+    placeholders = net.graph.find_nodes(op="placeholder")[: len(signature.shapes)]
+    device = next((parameter.device for parameter in net.parameters()), None)
+    flat = [
+        constant if shape is None else _drawn(node, shape, generator).to(device)
+        for node, shape, constant in zip(placeholders, signature.shapes, signature.constants, strict=True)
+    ]
+    args, kwargs = pytree.tree_unflatten(flat, signature.inputs)
+    return args, kwargs
+
+
+def _drawn(node: Node, shape: tuple[int | None, ...], generator: torch.Generator) -> Tensor:
+    dtype = node.meta["val"].dtype
+    sizes = [BATCH if size is None else size for size in shape]
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(sizes, dtype=dtype, generator=generator)
+    return torch.randint(LARGEST_INDEX + 1, sizes, generator=generator).to(dtype)
