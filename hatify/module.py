@@ -65,7 +65,7 @@ class HATModule(GraphModule):
         refuse_steps(self, _steps_would_move_trained_tasks)
 
     def _keep_unused(self, root: nn.Module) -> None:
-        """Tensors that the graph does not read keep their names, so that state dicts stay compatible."""
+        """Tensors that the graph does not read keep their names, so that state dicts stay compatible; modes are kept."""
         own = dict(self.named_modules(remove_duplicate=False))
         for path, module in root.named_modules(remove_duplicate=False):
             if path not in own:
@@ -73,6 +73,7 @@ class HATModule(GraphModule):
                 own = dict(self.named_modules(remove_duplicate=False))
                 continue
             target = own[path]
+            target.training = module.training
             for name, parameter in module._parameters.items():
                 if name not in target._parameters:
                     target.register_parameter(name, parameter)

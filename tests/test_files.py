@@ -35,7 +35,7 @@ def net() -> HATModule:
     torch.manual_seed(0)
     model = timm.create_model("resnet10t", num_classes=4)
     perturb(model)
-    net = hatify(model, num_tasks=3, num_classes=[4, 2, 3])
+    net = hatify(model, num_tasks=3, num_classes=[4, 2, 3], example_inputs=(images(),))
     draw_masks(net, 0)
     net.registry.trained.append(0)
     with pytest.raises(KeyboardInterrupt):

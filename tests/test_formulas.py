@@ -57,8 +57,8 @@ def mask_at_inference() -> Tensor:
 
 def cumulative_mask() -> Tensor:
     net = network()
-    with net.learn(2):
-        pass  # task 2 has all features at first
+    with net.learn(1):
+        pass
     return net.registry.groups[first_group(net)].locked_mask(2)
 
 
@@ -100,6 +100,8 @@ def regularizer(**config: object) -> Callable[[], Tensor]:
     return value
 
 
+LEFT = [0.0 if taken else g for g, taken in zip(GRADIENT, TAKEN, strict=True)]
+CUMULATIVE = [taken or e > 0 for taken, e in zip(TAKEN, E, strict=True)]
 FREE = [not taken for taken in TAKEN]
 SOFT = [sigmoid(SCALE * e) for e in E]
 CHARGED = sum(a for a, free in zip(SOFT, FREE, strict=True) if free)
@@ -109,10 +111,10 @@ Formula = tuple[Callable[[], Tensor | float], Sequence[float] | Sequence[Sequenc
 FORMULAS: dict[str, Formula] = {
     "Serra eq. 1: a = sigmoid(s e)": (soft_mask, SOFT),
     "Serra sec. 2.2: at inference a = (e > 0)": (mask_at_inference, [e > 0 for e in E]),
-    "Serra sec. 2.3: c = max over the tasks before": (cumulative_mask, [t or e > 0 for t, e in zip(TAKEN, E, strict=True)]),
+    "Serra sec. 2.3: c = max over the tasks before": (cumulative_mask, CUMULATIVE),
     "Serra eq. 2: g * (1 - min(c_out, c_in)), weights": (weight_lock, [[o and i for i in TAKEN] for o in TAKEN]),
     "Serra eq. 2: g * (1 - c_out), biases": (bias_lock, TAKEN),
-    "Serra eq. 2: locked entries have gradient 0": (gated, [0.0 if t else g for g, t in zip(GRADIENT, TAKEN, strict=True)]),
+    "Serra eq. 2: locked entries have gradient 0": (gated, LEFT),
     "Serra eq. 3: s = 1/s_max + (s_max - 1/s_max) b/B": (
         lambda: scheduled_scale("linear", 0.25, S_MAX), 1 / S_MAX + (S_MAX - 1 / S_MAX) * 0.25,
     ),

@@ -173,7 +173,7 @@ class Channels:
         return self.stays(node) if family is None else family.follow(self, node)
 
     def begin(self, node: Node, weight: Node, unused: Tensor, axis: int) -> Track | None:
-        """Labels for the channels of a weight's result, along an axis, if there are some that the task leaves unused."""
+        """Labels for the channels of a weight's result, along an axis, if the task leaves some unused."""
         if not bool(unused.any()):
             return None
         labels = self.new_labels(weight, unused)
