@@ -86,6 +86,10 @@ def follow_size(channels: Channels, node: Node) -> None:
         channels.stays(node)
 
 
+def follow_property(channels: Channels, node: Node) -> None:
+    """A tensor's dtype or device has nothing to do with its channels."""
+
+
 def _adopted(channels: Channels, node: Node) -> Track | None:
     """What tensors without labels, joined along another dimension with one that has some, take over from it."""
     tracks = [channels.tracks[n] for n in node.all_input_nodes if n in channels.tracks]
@@ -126,3 +130,4 @@ def _varies(values: Tensor, dimension: int) -> bool:
 register(Family(follow, shrink), *MOVES)
 register(Family(follow, shrink_pieces), *PIECES)
 register(Family(follow_size, Smaller.copied), aten.sym_size.int)
+register(Family(follow_property, Smaller.copied), getattr)
