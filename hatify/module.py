@@ -65,7 +65,7 @@ class HATModule(GraphModule):
         refuse_steps(self, _steps_would_move_trained_tasks)
 
     def _keep_unused(self, root: nn.Module) -> None:
-        """Tensors that the graph does not read keep their names, so that state dicts stay compatible; modes are kept."""
+        """Tensors that the graph does not read keep their names, so that state dicts stay compatible; so do modes."""
         own = dict(self.named_modules(remove_duplicate=False))
         for path, module in root.named_modules(remove_duplicate=False):
             if path not in own:

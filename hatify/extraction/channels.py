@@ -101,9 +101,10 @@ class Channels:
             for track in each(self.tracks.get(node)):
                 self.keep(track.labels, reason)
 
-    def stays(self, node: Node) -> None:
-        """No rule: what the node reads stays as it is."""
+    def stays(self, node: Node) -> Any:
+        """No rule: what the node reads stays as it is, and its result has no labels."""
         self.keep_all(*node.all_input_nodes, reason=f"{_called(node)} needs them in their place")
+        return None
 
     def stay_equal(self, one: Tensor, other: Tensor) -> None:
         """What stays of one stays of the other."""

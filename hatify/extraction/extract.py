@@ -46,7 +46,7 @@ def extract(
     _take_calls(graph, signature)
     parameters = {name for name, _ in net.named_parameters(remove_duplicate=False)}
     extracted = GraphModule(_root(tensors, parameters), graph, class_name="ExtractedTask").eval()
-    extracted.staying = staying
+    extracted.__dict__["staying"] = staying
     return extracted
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> bytes:
     """A tensor's numbers, bit by bit."""
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def fingerprints(tensors: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str, str]:

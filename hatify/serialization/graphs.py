@@ -60,7 +60,7 @@ def graph_together(nodes: Sequence[Mapping[str, Any]], held: set[str]) -> Graph:
 def _node_apart(node: Node, sizes: SizesApart) -> dict[str, Any]:
     called = node.op == "call_function"
     data: dict[str, Any] = {"op": node.op, "name": node.name, "target": encoded(node.target) if called else node.target}
-    args, kwargs = map_arg((node.args, node.kwargs), lambda n: Reference(n.name))
+    args, kwargs = (map_arg(given, _reference) for given in (node.args, node.kwargs))
     if args:
         data["args"] = encoded(args)
     if kwargs:
@@ -68,6 +68,10 @@ def _node_apart(node: Node, sizes: SizesApart) -> dict[str, Any]:
     data |= {note: node.meta[note] for note in NOTES if note in node.meta}
     value = sizes.apart(node.meta.get("val"))
     return data if value is None else data | {"value": value}
+
+
+def _reference(node: Node) -> Any:
+    return Reference(node.name)
 
 
 def _with_nodes(data: Any, made: Mapping[str, Node]) -> Any:

@@ -148,8 +148,8 @@ def _is_container(value: Any) -> bool:
 
 def _container_apart(value: Any) -> list[Any]:
     kind = type(value)
-    items = value._asdict() if isinstance(value, tuple) else value
-    return [kind.__module__, kind.__qualname__, dict(items)]
+    items = dict(zip(kind._fields, value, strict=True)) if isinstance(value, tuple) else dict(value)
+    return [kind.__module__, kind.__qualname__, items]
 
 
 def _container_together(parts: Sequence[Any]) -> Any:

@@ -140,7 +140,7 @@ def _train(net: HATModule, task: int, call: Arguments) -> None:
                 outputs = _tensors(net(*args, **kwargs))
                 loss = sum((output.square().mean() for output in outputs), learning.regularization())
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimizer.step()
 
 

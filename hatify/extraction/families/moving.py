@@ -62,7 +62,8 @@ def shrink(smaller: Smaller, node: Node) -> Node:
     like = _adopted(smaller.channels, node)
     args, kwargs = laid_out(node.target, named, lambda operand: smaller.left(operand, like))
     smaller.check(node, lambda: node.target(*args, **kwargs))  # type: ignore[operator]
-    return smaller.call(node, named, like and partial(smaller.fitting, track=like, rank=like.labels.dim()))
+    fitting = None if like is None else partial(smaller.fitting, track=like, rank=like.labels.dim())
+    return smaller.call(node, named, fitting)
 
 
 def shrink_pieces(smaller: Smaller, node: Node) -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,7 +128,7 @@ def _normal(smaller: Smaller, x: Node, left: int, count: int, eps: float) -> Nod
     mean = call(aten.div.Tensor, (call(aten.sum.dim_IntList, (x, [-1], True)), count))
     centered = call(aten.sub.Tensor, (x, mean))
     squares = call(aten.sum.dim_IntList, (call(aten.square.default, (centered,)), [-1], True))
-    missing = {"alpha": count - left}
+    missing: dict[str, Any] = {"alpha": count - left}
     squares = call(aten.add.Tensor, (squares, call(aten.square.default, (mean,))), missing)
     variance = call(aten.add.Tensor, (call(aten.div.Tensor, (squares, count)), eps))
     return call(aten.mul.Tensor, (centered, call(aten.rsqrt.default, (variance,))))

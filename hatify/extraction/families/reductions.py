@@ -42,11 +42,11 @@ def shrink(smaller: Smaller, node: Node) -> Node:
     if node.target not in MEANS or track is not None:
         return smaller.copied(node)
     named = given_arguments(node)
-    count = math.prod(int(node.args[0].meta["val"].shape[d]) for d in _dimensions(node))  # type: ignore[union-attr]
+    sizes: list[int] = [node.args[0].meta["val"].shape[d] for d in _dimensions(node)]  # type: ignore[union-attr]
     total = smaller.graph.call_function(
         aten.sum.dim_IntList, (smaller.copy(node.args[0]), named["dim"], named.get("keepdim", False))
     )
-    return smaller.graph.call_function(aten.div.Tensor, (total, count))
+    return smaller.graph.call_function(aten.div.Tensor, (total, math.prod(sizes)))
 
 
 def _dimensions(node: Node) -> list[int]:

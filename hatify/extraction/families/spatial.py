@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import Node
 
@@ -12,7 +14,7 @@ from hatify.extraction.smaller import Smaller
 
 aten = torch.ops.aten
 
-DIMENSIONS = {
+DIMENSIONS: dict[Any, int] = {
     aten.max_pool1d.default: 1,
     aten.avg_pool1d.default: 1,
     aten.adaptive_avg_pool1d.default: 1,
