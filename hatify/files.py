@@ -119,7 +119,9 @@ def _read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FileError(f"there is no file {str(path)!r}")
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names = list(file.keys())
+            # Copies: in the file tensors lie unaligned, which kernels round by, and it may be written again.
+            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise FileError(f"{str(path)!r} is no safetensors file, or it is cut off: {error}") from None
 

@@ -49,7 +49,7 @@ def graph_together(nodes: Sequence[Mapping[str, Any]], held: set[str]) -> Graph:
             data["name"],
         )
         _check_names(node)
-        node.meta = {note: data[note] for note in NOTES if note in data}
+        node.meta = {note: data["notes"][note] for note in NOTES if note in data["notes"]}
         if "value" in data:
             node.meta["val"] = sizes.together(data["value"])
         made[data["name"]] = node
@@ -65,7 +65,7 @@ def _node_apart(node: Node, sizes: SizesApart) -> dict[str, Any]:
         data["args"] = encoded(args)
     if kwargs:
         data["kwargs"] = encoded(kwargs)
-    data |= {note: node.meta[note] for note in NOTES if note in node.meta}
+    data["notes"] = {note: node.meta[note] for note in NOTES if note in node.meta}
     value = sizes.apart(node.meta.get("val"))
     return data if value is None else data | {"value": value}
 
