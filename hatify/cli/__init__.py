@@ -13,7 +13,7 @@ def main() -> None:
 
 
 def _how_to_install(missing: ModuleNotFoundError) -> int:
-    if missing.name not in ("rich", "typer"):
+    if missing.name != "typer":
         raise missing
     print(f"hatify: the command line needs {missing.name}: pip install 'hatify[cli]'", file=sys.stderr)
     return 2

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
@@ -76,6 +75,8 @@ class SizesTogether:
     def _symbol(self, name: str, hint: int | None) -> torch.SymInt:
         if hint is None:
             return self.environment.create_unbacked_symint()
+        from torch._dynamo.source import ConstantSource  # takes half a second to import: here, where a file is read
+
         source = ConstantSource(name)
         symbol = self.environment.create_symbol(hint, source, DimDynamic.DYNAMIC, constraint_dim=None)
         size = self.environment.create_symintnode(symbol, hint=hint, source=source)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._ops import HigherOrderOperator, OpOverload
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
 from hatify.capture.calls import VMAP
 from hatify.capture.modes import when_training
@@ -68,7 +68,7 @@ def target_of(name: str) -> Target:
         found = found if getattr(found, "__module__", "") == VMAP else None
     elif path == HIGHER_ORDER:
         found = getattr(torch.ops.higher_order, last, None)
-    elif name.count(".") == 2 and "__" not in name:
+    elif name.count(".") == 2:
         found = _operator(*name.split("."))
     if found is None:
         raise FileError(f"the graph calls {name!r}, which does not exist here: import the package that defines it")
@@ -78,7 +78,7 @@ def target_of(name: str) -> Target:
 
 def _operator(namespace: str, name: str, overload: str) -> OpOverload | None:
     packet = getattr(getattr(torch.ops, namespace), name, None)
-    found = getattr(packet, overload, None)
+    found = getattr(packet, overload, None) if isinstance(packet, OpOverloadPacket) else None
     if not isinstance(found, OpOverload):
         return None
     if found._schema.name in FORBIDDEN or found.namespace in FORBIDDEN_NAMESPACES:
