@@ -47,6 +47,8 @@ def save(net: HATModule, path: PathLike) -> None:
     metadata = {VERSION: str(FORMAT), HEADER: header, DIGEST: _digest(header, tensors)}
     metadata |= {"hatify.version": package.__version__, "torch.version": torch.__version__}
     target = Path(path).resolve()
+    if target.is_dir():
+        raise FileError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.unfinished")
     try:
         save_file(tensors, unfinished, metadata)
@@ -69,6 +71,8 @@ def load(path: PathLike, model: nn.Module | None = None) -> HATModule:
         FileError: there is no such file, it is damaged or is no network, a newer hatify wrote it, or it needs an
             operator that does not exist here.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise FileError(f"load takes the path of a file, got {type(path).__name__}")
     tensors, metadata = _read(path)
     _check_format(path, metadata)
     if metadata.get(DIGEST) != _digest(metadata[HEADER], tensors):

@@ -23,7 +23,7 @@ from test_strangers import outputs, train
 from torch import nn
 
 from hatify import HATModule, hatify, load, save
-from hatify.errors import FileError
+from hatify.errors import FileError, InputError
 from hatify.verification.trials import draw_masks, perturb
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -177,6 +177,28 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     assert loaded.get_parameter("decoder.weight") is loaded.get_parameter("words.weight")
 
 
+@pytest.mark.parametrize("name", ["BertModel", "GPT2LMHeadModel"])
+def test_outputs_of_transformers_keep_their_type(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=50, use_cache=False)
+    if name == "BertModel":
+        sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+        config = transformers.BertConfig(vocab_size=50, **sizes)
+    ids = torch.randint(50, (2, 6))
+    net = hatify(getattr(transformers, name)(config), 2, example_inputs={"input_ids": ids}).eval()
+    save(net, tmp_path / "net.safetensors")
+    loaded = load(tmp_path / "net.safetensors")
+    expected, actual = net(input_ids=ids, task_id=0), loaded(input_ids=ids, task_id=0)
+    assert type(actual) is type(expected) and actual.keys() == expected.keys()
+    assert all(torch.equal(actual[key], expected[key]) for key in expected)
+
+
+def test_a_required_argument_is_required_of_a_loaded_network(net: HATModule, tmp_path: Path) -> None:
+    save(net, tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match="missing a required argument: 'x'"):
+        load(tmp_path / "net.safetensors")()
+
+
 def test_a_file_holds_no_code(net: HATModule, tmp_path: Path) -> None:
     """A process that cannot import the model's package loads it."""
     save(net, tmp_path / "net.safetensors")
@@ -226,6 +248,8 @@ def test_what_is_no_network_is_refused_in_one_line(net: HATModule, tmp_path: Pat
     path = tmp_path / "net.safetensors"
     assert "there is no file" in refusal(path)
     assert "there is no file" in refusal(tmp_path)
+    with pytest.raises(FileError, match="load takes the path of a file, got int"):
+        load(7)  # type: ignore[arg-type]
     path.write_bytes(b"")
     assert "no safetensors file" in refusal(path)
     torch.save(net.state_dict(), path)
@@ -284,6 +308,8 @@ def test_what_cannot_be_saved_is_refused_and_the_old_file_stays(net: HATModule, 
         save(nn.Linear(2, 2), path)
     with pytest.raises(FileError, match="meta device"):
         save(copy.deepcopy(net).to("meta"), path)
+    with pytest.raises(FileError, match="it is a folder"):
+        save(net, tmp_path)
     with pytest.raises(FileError, match="cannot write"):
         save(net, tmp_path / "no" / "such" / "folder.safetensors")
     assert path.read_bytes() == before

@@ -115,11 +115,13 @@ def _parameters(signature: inspect.Signature) -> list[list[Any]]:
     """Name, kind and, if there is one, default of each parameter."""
 
     def default(value: Any) -> list[Any]:
+        if value is inspect.Parameter.empty:
+            return []
         try:
             encoded(value)
         except FileError:
             return [Unnamed(repr(value))]
-        return [] if value is inspect.Parameter.empty else [value]
+        return [value]
 
     return [[p.name, p.kind.name, *default(p.default)] for p in signature.parameters.values()]
 

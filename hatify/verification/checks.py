@@ -87,14 +87,14 @@ def hooks(net: HATModule) -> Check:
     """Each trainable parameter has its gradient hook: one that was exchanged by hand has none."""
     trainable = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
     missing = [name for name, parameter in trainable.items() if not _is_hooked(net, parameter)]
-    return Check("hooks", not missing, _named("without a hook", missing), f"on {len(trainable)} trainable parameters")
+    return Check("hooks", not missing, _named("missing", missing), f"on {len(trainable)} trainable parameters")
 
 
 def unmoved(net: HATModule) -> Check:
     """Nothing that a trained task depends on has changed since it was trained."""
     moved = {name: task for task in net.registry.fingerprints for name in net.moved_since_trained(task)}
     known = sorted(net.registry.fingerprints)
-    return Check("unmoved", not moved, _named("moved", list(moved)), f"what {_tasks(known)} depend on, since training")
+    return Check("unmoved", not moved, _named("moved", list(moved)), f"since the training of {_tasks(known)}")
 
 
 # -- trial networks ----------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def _bitwise(name: str, tasks: Sequence[int], moved: Sequence[int]) -> Check:
 
 def _named(what: str, names: Sequence[str], shown: int = 3) -> str:
     if not names:
-        return "all as they were"
+        return f"nothing {what}"
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return f"{what}: {', '.join(names[:shown])}{more}"
 
