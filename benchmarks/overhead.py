@@ -15,6 +15,7 @@ import ctypes
 import gc
 import json
 import multiprocessing
+import os
 import random
 import statistics
 import subprocess
@@ -45,6 +46,8 @@ BATCHES = {
     "mobilenetv3_small_100": 64,
 }
 WARM_UP = 2
+# glibc gives freed memory back and takes it anew, page by page, and which form pays for that is chance: here none does.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**35)}
 INFERENCES = 3  # rounds of inference for each of training: they are short, and what is asked of them is finer
 
 
@@ -53,6 +56,7 @@ class Row:
     """Ratios to the plain model, and the plain model's own seconds. gates: masks that no weight could carry.
 
     training, inference: the converted network's; unfolded_...: those with a gate of its own a layer.
+    again: inference of a second plain model, which shows how much the ratios wander on this machine.
     extracted: inference of the extracted task. left: its share of the parameters. difference: its logits from those
     of the masked network, over the largest. memory: peak of a training step. graphs, breaks: of torch.compile, under
     which only the plain and the converted network are timed, and memory isn't measured.
@@ -64,6 +68,7 @@ class Row:
     plain_inference: float
     training: float
     inference: float
+    again: float
     unfolded_training: float | None
     unfolded_inference: float | None
     extracted: float | None
@@ -82,6 +87,7 @@ def measure(setting: Setting, rounds: int) -> Row:
             form: contender(setting, form, stack) for form in FORMS if form != "unfolded" or not setting.compile_mode
         }
         inferring = {form: c.infer for form, c in forms.items()}
+        inferring["again"] = contender(setting, "plain", stack).infer
         extracted = extracted_task(setting, forms["converted"])
         if not setting.compile_mode:
             inferring["extracted"] = extracted.infer
@@ -98,6 +104,7 @@ def measure(setting: Setting, rounds: int) -> Row:
         statistics.median(inference["plain"]),
         in_training["converted"],
         in_inference["converted"],
+        in_inference["again"],
         in_training.get("unfolded"),
         in_inference.get("unfolded"),
         in_inference.get("extracted"),
@@ -217,22 +224,30 @@ def profile(setting: Setting) -> str:
 def show(rows: Sequence[Row], console: Console) -> None:
     table = Table(title="converted step / plain step")
     table.add_column("model")
-    for column in ("batch", "training", "inference", "memory", "unfolded training", "unfolded inference", "extracted"):
+    for column in ("batch", "training", "inference", "plain again", "memory", "unfolded training"):
         table.add_column(column, justify="right")
-    for column in ("left", "difference", "plain step", "gates", "graphs", "breaks"):
+    for column in ("unfolded inference", "extracted", "left", "difference", "plain step", "gates", "graphs", "breaks"):
         table.add_column(column, justify="right")
     for row in rows:
-        shown = (row.training, row.inference, row.memory, row.unfolded_training, row.unfolded_inference, row.extracted)
+        shown = (row.training, row.inference, row.again, row.memory, row.unfolded_training, row.unfolded_inference)
         table.add_row(
             row.name,
             str(row.batch),
-            *("" if value is None else f"{value:.3f}" for value in shown),
+            *("" if value is None else f"{value:.3f}" for value in (*shown, row.extracted)),
             f"{row.left:.0%}",
             f"{row.difference:.0e}",
             f"{row.plain_training:.3f} s",
             *map(str, (row.gates, row.graphs, row.breaks)),
         )
     console.print(table)
+
+
+def keep_freed_memory() -> None:
+    """Start anew with an allocator that does; processes of this one have the usual one again."""
+    if not os.environ.keys() >= ALLOCATOR.keys():
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.overhead", *sys.argv[1:]], os.environ | ALLOCATOR)
+    for name in ALLOCATOR:
+        del os.environ[name]
 
 
 def main() -> None:
@@ -246,6 +261,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
+    keep_freed_memory()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(2)
     torch._dynamo.config.recompile_limit = 32

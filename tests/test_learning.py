@@ -207,6 +207,29 @@ def test_more_tasks_than_planned() -> None:
     assert all(torch.equal(net(x, task_id=task), before[task]) for task in range(3))
 
 
+def test_an_optimizer_in_mid_life_takes_the_parameters_of_added_tasks() -> None:
+    """Tasks are added while another is learned; the optimizer goes on with its momentum and gets what is new."""
+    net, x = small_network(), torch.randn(4, 1, 6, 6)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.05, weight_decay=0.1)
+    train(net, 0, optimizer)
+    before = net.eval()(x, task_id=0).detach()
+    known = set(net.parameters())
+    with net.train().learn(1, steps=4):
+        for step in range(4):
+            if step == 2:
+                net.add_tasks(2)
+                optimizer.add_param_group({"params": [p for p in net.parameters() if p not in known], "lr": 0.1})
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+    second = net.eval()(x, task_id=1).detach()
+    train(net, net.num_tasks - 1, optimizer)
+    net.eval()
+    assert torch.equal(net(x, task_id=0), before)
+    assert torch.equal(net(x, task_id=1), second)
+    assert net.trained_tasks == (0, 1, net.num_tasks - 1)
+
+
 def test_the_warning_that_capacity_is_used_up_comes_once() -> None:
     net = small_network()
     with net.learn(0):

@@ -30,9 +30,9 @@ FUNCTIONS: dict[str, Target] = {
     )
 }
 
-# These reach beyond the network: to files, to other processes, to an interpreter.
-FORBIDDEN = {"aten::from_file", "aten::save"}
-FORBIDDEN_NAMESPACES = {"prim", "profiler", "c10d", "dist_autograd", "rpc"}
+# Operators that reach beyond the network, to other processes or to an interpreter; those that name files do, too.
+FORBIDDEN_NAMESPACES = {"prim", "profiler", "c10d", "dist_autograd", "rpc", "image", "video_reader"}
+FILE_NAMES = ("file", "path")
 
 
 def name_of(target: Target) -> str:
@@ -81,6 +81,11 @@ def _operator(namespace: str, name: str, overload: str) -> OpOverload | None:
     found = getattr(packet, overload, None) if isinstance(packet, OpOverloadPacket) else None
     if not isinstance(found, OpOverload):
         return None
-    if found._schema.name in FORBIDDEN or found.namespace in FORBIDDEN_NAMESPACES:
+    if found.namespace in FORBIDDEN_NAMESPACES or _names_a_file(found):
         raise FileError(f"the graph calls {str(found)!r}, which no network does: do not trust this file")
     return found
+
+
+def _names_a_file(operator: OpOverload) -> bool:
+    arguments = [argument.name for argument in operator._schema.arguments if "str" in str(argument.type)]
+    return any(name in argument for argument in arguments for name in FILE_NAMES)
