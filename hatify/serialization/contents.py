@@ -14,14 +14,13 @@ from hatify.blueprint import Blueprint
 from hatify.capture.opaque import OpaqueLeaf
 from hatify.masks.registry import MaskRegistry
 from hatify.rewriting.layers import HATLayer
+from hatify.rewriting.rewrite import REGISTRY
 from hatify.rewriting.root import layer_at, owner_of
 from hatify.runtime.locks import LockTable
 from hatify.serialization.graphs import graph_apart, graph_together
 from hatify.serialization.values import decoded, encoded
 
 __all__ = ["Contents", "Parts", "apart", "together"]
-
-REGISTRY = "registry"
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,11 @@ def equivalence(net: HATModule, call: Arguments, model: nn.Module | None) -> Che
     else:
         trial = _with_all_features(net)
         actual, asked = _outputs(trial, call, trial.num_tasks - 1), "with all features, the outputs of no task"
-    difference = max(map(relative_difference, actual, expected), default=0.0)
-    return Check("equivalence", difference < ROUNDING, f"differs by {difference:.0e}", asked)
+    if [output.shape for output in actual] != [output.shape for output in expected]:
+        return Check("equivalence", False, "outputs of other shapes", asked)
+    differences = [relative_difference(*pair) for pair in zip(actual, expected, strict=True)]
+    same = all(difference < ROUNDING for difference in differences)  # NaN is not
+    return Check("equivalence", same, f"differs by {', '.join(f'{d:.0e}' for d in differences) or 'nothing'}", asked)
 
 
 def scrambled(net: HATModule, call: Arguments) -> Check:
@@ -92,9 +95,9 @@ def hooks(net: HATModule) -> Check:
 
 def unmoved(net: HATModule) -> Check:
     """Nothing that a trained task depends on has changed since it was trained."""
-    moved = {name: task for task in net.registry.fingerprints for name in net.moved_since_trained(task)}
     known = sorted(net.registry.fingerprints)
-    return Check("unmoved", not moved, _named("moved", list(moved)), f"since the training of {_tasks(known)}")
+    moved = list(dict.fromkeys(name for task in known for name in net.moved_since_trained(task)))
+    return Check("unmoved", not moved, _named("moved", moved), f"since the training of {_tasks(known)}")
 
 
 # -- trial networks ----------------------------------------------------------------------------------------------
