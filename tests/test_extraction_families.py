@@ -113,6 +113,19 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
 }  # fmt: skip
 
 
+FAMILIES["a shape that another tensor lends"] = (
+    lambda: Function(
+        lambda m, x: m.head(m.read(m.norm(m.write(x).flatten(0, 1)).reshape_as(m.write(x)).relu())),
+        write=nn.Linear(6, 32),
+        norm=nn.BatchNorm1d(32),
+        read=nn.Linear(32, 32),
+        head=nn.Linear(32, 3),
+    ),
+    SEQUENCE,
+    BOTH_SIDES + 0.1,
+)
+
+
 @pytest.mark.parametrize(("model", "shape", "share"), FAMILIES.values(), ids=FAMILIES)
 def test_channels_go_and_the_function_stays(
     model: Callable[[], nn.Module], shape: tuple[int, ...], share: float

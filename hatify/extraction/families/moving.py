@@ -24,6 +24,7 @@ MOVES = (
     *(aten.slice.Tensor, aten.narrow.default, aten.select.int, aten.unbind.int),
     *(aten.cat.default, aten.stack.default, aten.contiguous.default),
 )
+ALIKE = (aten.reshape_as.default, aten.view_as.default, aten.expand_as.default)  # the second operand lends its shape
 SHAPES: dict[Any, str] = {  # the names of arguments that hold the shape of the result
     aten.view.default: "size",
     aten.reshape.default: "shape",
@@ -38,7 +39,8 @@ def follow(channels: Channels, node: Node) -> Any:
     like = _adopted(channels, node)
     labels = channels.run(node, lambda n: _full(channels, n, like)[0])
     axes = channels.run(node, lambda n: _full(channels, n, like)[1])
-    floats = [n for n in node.all_input_nodes if is_float(n)]
+    moved = node.all_input_nodes[:1] if node.target in ALIKE else node.all_input_nodes
+    floats = [n for n in moved if is_float(n)]
     zero = all(channels.tracks[n].zero if n in channels.tracks else channels.is_zero(n, like) for n in floats)
     several = isinstance(labels, list | tuple)
     pairs = zip(labels, axes, strict=True) if several else [(labels, axes)]
@@ -128,7 +130,7 @@ def _varies(values: Tensor, dimension: int) -> bool:
     return not torch.equal(values, values.narrow(dimension, 0, 1).expand_as(values))
 
 
-register(Family(follow, shrink), *MOVES)
+register(Family(follow, shrink), *MOVES, *ALIKE)
 register(Family(follow, shrink_pieces), *PIECES)
 register(Family(follow_size, Smaller.copied), aten.sym_size.int)
 register(Family(follow_property, Smaller.copied), getattr)
