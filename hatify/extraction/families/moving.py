@@ -24,7 +24,7 @@ MOVES = (
     *(aten.slice.Tensor, aten.narrow.default, aten.select.int, aten.unbind.int),
     *(aten.cat.default, aten.stack.default, aten.contiguous.default),
 )
-ALIKE = (aten.reshape_as.default, aten.view_as.default, aten.expand_as.default)  # the second operand lends its shape
+ALIKE = (aten.reshape_as.default, aten.view_as.default)  # the second operand lends its shape
 SHAPES: dict[Any, str] = {  # the names of arguments that hold the shape of the result
     aten.view.default: "size",
     aten.reshape.default: "shape",
@@ -36,6 +36,8 @@ PIECES = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 
 
 def follow(channels: Channels, node: Node) -> Any:
+    if node.target in ALIKE and node.args[0] not in channels.tracks:
+        return channels.stays(node)  # only the shape has channels
     like = _adopted(channels, node)
     labels = channels.run(node, lambda n: _full(channels, n, like)[0])
     axes = channels.run(node, lambda n: _full(channels, n, like)[1])
