@@ -77,17 +77,17 @@ def load(path: PathLike, model: nn.Module | None = None) -> HATModule:
     _check_format(path, metadata)
     if metadata.get(DIGEST) != _digest(metadata[HEADER], tensors):
         raise FileError(f"{str(path)!r} is damaged: it does not hold what was saved")
-    header = json.loads(metadata[HEADER])
-    for name in header["complex"]:
-        tensors[name] = torch.view_as_complex(tensors[name])
-    contents = Contents(header, tensors, _leaves(header["leaves"], model))
     try:
+        header = json.loads(metadata[HEADER])
+        for name in header.pop("complex"):
+            tensors[name] = torch.view_as_complex(tensors[name])
+        contents = Contents(header, tensors, _leaves(header["leaves"], model))
         net = HATModule.from_contents(contents)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FileError(
             f"{str(path)!r} holds a network that cannot be built: {type(error).__name__}: {error}"
         ) from error
-    if _shown(net.contents().header) != _shown({k: v for k, v in header.items() if k != "complex"}):
+    if _shown(net.contents().header) != _shown(header):
         raise FileError(f"{str(path)!r} holds a network that is another one when it is built here")
     return net
 

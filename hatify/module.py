@@ -7,7 +7,6 @@ import operator
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from hatify.errors import CapacityWarning, TaskError, TrainingError
 from hatify.extraction.extract import extract
 from hatify.lifecycle.fingerprints import fingerprints
 from hatify.lifecycle.forgetting import ForgetReport, draw_anew, entries_to_renew, freed_features, seeded
+from hatify.masks.capacity import GroupCapacity, capacity, describe_scarcity
 from hatify.masks.registry import MaskRegistry
 from hatify.payload import HATPayload
 from hatify.rewriting.heads import renew
@@ -30,18 +30,7 @@ from hatify.runtime.learning import LearningTask
 from hatify.runtime.locks import LockTable, compact
 from hatify.serialization.contents import Contents, apart, together
 
-NEARLY_FULL = 0.1  # the share of a group's features that are free
 _CURRENT: Any = object()  # the task that the network is set to, or that is being learned
-
-
-@dataclass(frozen=True)
-class GroupCapacity:
-    """How a group's features are used: by each trained task, by several of them, by none."""
-
-    num_features: int
-    used: dict[int, int]
-    shared: int
-    free: int
 
 
 class HATModule(GraphModule):
@@ -198,18 +187,7 @@ class HATModule(GraphModule):
 
     def capacity(self) -> dict[str, GroupCapacity]:
         """By group: the features that each trained task uses, those that several use, and those that are free."""
-        return {name: self._group_capacity(name) for name in self.registry.groups}
-
-    def _group_capacity(self, name: str) -> GroupCapacity:
-        group = self.registry.groups[name]
-        used = {task: group.binary_mask(task) for task in self.registry.trained}
-        counts = sum((mask.long() for mask in used.values()), torch.zeros(group.num_features, dtype=torch.long))
-        return GroupCapacity(
-            group.num_features,
-            {task: int(mask.sum()) for task, mask in used.items()},
-            int((counts > 1).sum()),
-            int((counts == 0).sum()),
-        )
+        return capacity(self.registry)
 
     def extract(self, task_id: int) -> GraphModule:
         """A task as a plain module: eval mode, PyTorch's own operators, and only the channels that the task uses.
@@ -336,8 +314,7 @@ class HATModule(GraphModule):
         if any(parameter.is_meta for parameter in shared.values()):
             return {}
         used = {name: entries for name, entries in self._entries_used(task, shared).items() if bool(entries.any())}
-        own = {id(e) for e in self.registry.task_embeddings(task)}
-        own |= {id(t) for layer in self._layers() for t in layer.per_task[task].state_dict(keep_vars=True).values()}
+        own = self._own(task)
         named = [*self.named_parameters(), *self.named_buffers()]
         tensors = {name: tensor for name, tensor in named if name in used or id(tensor) in own}
         return fingerprints(tensors, used)
@@ -347,9 +324,7 @@ class HATModule(GraphModule):
         task = self._checked_task(task_id)
         taken = self.registry.taken(task)
         any_locked = any(other != task for other in self.registry.trained)
-        own = {id(p) for p in self.registry.task_embeddings(task)}
-        for layer in self._layers():
-            own |= {id(p) for p in layer.per_task[task].parameters()}
+        own = self._own(task)
         shared = self._locked_entries(self.shared_parameters(), taken, any_locked)
         return {
             name: shared[name]
@@ -357,6 +332,12 @@ class HATModule(GraphModule):
             else torch.full_like(parameter, id(parameter) not in own, dtype=torch.bool)
             for name, parameter in self.named_parameters()
         }
+
+    def _own(self, task: int) -> set[int]:
+        """The `id`s of the parameters and buffers that are a task's own."""
+        held = [layer.per_task[task] for layer in self._layers()]
+        own = (tensor for module in held for tensor in (*module.parameters(), *module.buffers()))
+        return {id(tensor) for tensor in (*self.registry.task_embeddings(task), *own)}
 
     def _locked_entries(self, shared: Iterable[str], taken: Tensor, any_locked: bool) -> dict[str, Tensor]:
         """For shared parameters, bool of their shapes: what is locked where these features are taken.
@@ -394,20 +375,11 @@ class HATModule(GraphModule):
         return [module for module in self.modules() if isinstance(module, HATLayer)]
 
     def _warn_if_full(self, task: int) -> None:
-        """Where a new task finds hardly any free feature, it can only re-use what earlier tasks have learned."""
-        groups = self.registry.groups.values()
-        free = {group.name: int((~group.locked_mask(task)).sum()) for group in groups}
-        scarce = [group for group in groups if free[group.name] < NEARLY_FULL * group.num_features]
-        if scarce and not self._warned_full:
+        """Once: where hardly any feature is free, a new task can only re-use what earlier tasks have learned."""
+        scarcity = None if self._warned_full else describe_scarcity(self.registry, task)
+        if scarcity is not None:
             self._warned_full = True
-            fullest = min(scarce, key=lambda group: free[group.name] / group.num_features)
-            warnings.warn(
-                f"{len(scarce)} of {len(groups)} mask groups are nearly full: of {fullest.name!r}, the fullest, "
-                f"{free[fullest.name]} of {fullest.num_features} features are free, the others are taken by tasks "
-                f"{', '.join(map(str, self.trained_tasks))}; task {task} can only re-use there what they have learned",
-                CapacityWarning,
-                stacklevel=4,
-            )
+            warnings.warn(scarcity, CapacityWarning, stacklevel=4)
 
     def _register_hooks(self) -> None:
         """One gradient hook on each trainable parameter, for good; it reads what is being learned when it runs."""

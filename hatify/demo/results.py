@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
-from hatify.module import GroupCapacity
+from hatify.masks.capacity import GroupCapacity
 
 
 @dataclass

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hatify.demo.results import NetworkResult, SequenceResult
-from hatify.module import GroupCapacity
+from hatify.masks.capacity import GroupCapacity
 
 
 def print_network(console: Console, name: str, result: NetworkResult, digits: Sequence[tuple[int, int]]) -> None:

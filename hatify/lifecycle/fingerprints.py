@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 
-def bytes_of(tensor: Tensor) -> bytes:
+def bytes_of(tensor: Tensor) -> memoryview:
     """A tensor's numbers, bit by bit."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def fingerprints(tensors: Mapping[str, Tensor], used: Mapping[str, Tensor]) -> dict[str, str]:

@@ -96,6 +96,10 @@ def _record(kind: type) -> Form:
     return Form(_of(kind), lambda value: [getattr(value, name) for name in names], lambda parts: kind(*parts))
 
 
+def _items(value: Mapping[Any, Any]) -> list[list[Any]]:
+    return [[key, held] for key, held in value.items()]
+
+
 def _attribute(kind: type) -> Form:
     """Of PyTorch's enumerations: `torch.float32`, `torch.channels_last`, `torch.strided`."""
 
@@ -172,8 +176,8 @@ FORMS: Mapping[str, Form] = {
     "container": Form(_is_container, _container_apart, _container_together),
     "tuple": Form(_of(tuple), list, tuple),
     "frozenset": Form(_of(frozenset), sorted, frozenset),
-    "ordered": Form(_of(OrderedDict), lambda value: [[k, v] for k, v in value.items()], OrderedDict),
-    "dict": Form(_of(dict), lambda value: [[k, v] for k, v in value.items()], dict),
+    "ordered": Form(_of(OrderedDict), _items, OrderedDict),
+    "dict": Form(_of(dict), _items, dict),
     "slice": Form(_of(slice), lambda value: [value.start, value.stop, value.step], lambda parts: slice(*parts)),
     "range": Form(_of(range), lambda value: [value.start, value.stop, value.step], lambda parts: range(*parts)),
     "dtype": _attribute(torch.dtype),
@@ -188,5 +192,5 @@ FORMS: Mapping[str, Form] = {
         for kind in (Blueprint, CallSignature, Decision, HATConfig, Initial, LeafCall, OperatorCall, Reference)
     },
     **{kind.__name__: _record(kind) for kind in (Scheme, Slot, Unnamed)},
-    "call": Form(lambda value: callable(value), name_of, target_of),
+    "call": Form(callable, name_of, target_of),
 }

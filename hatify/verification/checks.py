@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from hatify.capture.inputs import Arguments
 from hatify.errors import CapacityWarning
+from hatify.lifecycle.forgetting import seeded
 from hatify.module import HATModule
-from hatify.verification.inputs import Arguments
 from hatify.verification.trials import draw_masks, plastic_share, relative_difference, scramble
 
 ROUNDING = 1e-5
@@ -35,9 +36,9 @@ class Check:
 
 def equivalence(net: HATModule, call: Arguments, model: nn.Module | None) -> Check:
     """The network of no task is the model; without it: that of a task that uses every feature is that of no task."""
-    expected = _outputs(net, call, None)
+    expected = _outputs(net, call)
     if model is not None:
-        actual, asked = _of_model(model, call), "the outputs of the model"
+        actual, asked = _outputs(model, call), "the outputs of the model"
     else:
         trial = _with_all_features(net)
         actual, asked = _outputs(trial, call, trial.num_tasks - 1), "with all features, the outputs of no task"
@@ -51,35 +52,23 @@ def equivalence(net: HATModule, call: Arguments, model: nn.Module | None) -> Che
 def scrambled(net: HATModule, call: Arguments) -> Check:
     """Noise on all that one task may train leaves the others as they are."""
     trial = _with_trained_task(net)
-    moved: list[int] = []
-    for task in _learners(trial):
-        others = [other for other in trial.trained_tasks if other != task]
-        before = {other: _outputs(trial, call, other) for other in others}
-        noisy = copy.deepcopy(trial)
-        scramble(noisy, task)
-        moved += [other for other in others if not _same(_outputs(noisy, call, other), before[other])]
+    moved = [other for task in _learners(trial) for other in _moved(trial, call, task, scramble)]
     return _bitwise("scramble", trial.trained_tasks, moved)
 
 
 def trained(net: HATModule, call: Arguments) -> Check:
     """Steps of one task leave the others as they are, under an optimizer that moves what has no gradient."""
     trial = _with_trained_task(net)
-    moved: list[int] = []
-    for task in _learners(trial)[:1]:
-        others = [other for other in trial.trained_tasks if other != task]
-        before = {other: _outputs(trial, call, other) for other in others}
-        _train(trial, task, call)
-        moved = [other for other in others if not _same(_outputs(trial, call, other), before[other])]
-    return _bitwise("training", trial.trained_tasks, moved)
+    learner = _learners(trial)[0]
+    moved = _moved(trial, call, learner, partial(_train, call=call))
+    return _bitwise("training", [other for other in trial.trained_tasks if other != learner], moved)
 
 
 def tightness(net: HATModule) -> Check:
     """When one task has half of each group, most entries must be left for others."""
-    trial = copy.deepcopy(net)
+    trial = _with_two_tasks(net)
     trial.registry.trained = [0]
     draw_masks(trial, 0)
-    if trial.num_tasks == 1:
-        trial.add_tasks(1)
     share = plastic_share(trial, 1)
     return Check(
         "tightness", share >= LEAST_PLASTIC, f"{share:.3f} plastic", f"at least {LEAST_PLASTIC} (ideal: 0.50 to 0.75)"
@@ -103,16 +92,22 @@ def unmoved(net: HATModule) -> Check:
 # -- trial networks ----------------------------------------------------------------------------------------------
 
 
-def _with_trained_task(net: HATModule) -> HATModule:
-    """A copy with at least one trained task and one to train."""
+def _with_two_tasks(net: HATModule) -> HATModule:
+    """A copy with at least two tasks."""
     trial = copy.deepcopy(net)
+    if trial.num_tasks == 1:
+        trial.add_tasks(1)
+    return trial
+
+
+def _with_trained_task(net: HATModule) -> HATModule:
+    """A copy with at least one trained task and one to train, of which all can be trained."""
+    trial = _with_two_tasks(net)
     for parameter in trial.parameters():
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     if not trial.trained_tasks:
         draw_masks(trial, 0)
         trial.registry.trained.append(0)
-    if trial.num_tasks == 1:
-        trial.add_tasks(1)
     return trial
 
 
@@ -150,22 +145,21 @@ def _train(net: HATModule, task: int, call: Arguments) -> None:
 # -- outputs -----------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def _outputs(net: HATModule, call: Arguments, task: int | None) -> list[Tensor]:
-    """In eval mode, with the same random numbers each time."""
-    args, kwargs = call
-    trial = copy.deepcopy(net).eval()  # forward may have state
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return _tensors(trial(*args, task_id=task, **kwargs))
+def _moved(net: HATModule, call: Arguments, task: int, disturb: Callable[[HATModule, int], None]) -> list[int]:
+    """The trained tasks that give something else once a copy of the network was disturbed on behalf of `task`."""
+    disturbed = copy.deepcopy(net)
+    disturb(disturbed, task)
+    others = [other for other in net.trained_tasks if other != task]
+    return [other for other in others if not _same(_outputs(disturbed, call, other), _outputs(net, call, other))]
 
 
 @torch.no_grad()
-def _of_model(model: nn.Module, call: Arguments) -> list[Tensor]:
+def _outputs(network: nn.Module, call: Arguments, task: int | None = None) -> list[Tensor]:
+    """In eval mode, with the same random numbers each time, from a copy: forward may have state."""
     args, kwargs = call
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return _tensors(copy.deepcopy(model).eval()(*args, **kwargs))
+    chosen = {"task_id": task} if isinstance(network, HATModule) else {}
+    with seeded(0):
+        return _tensors(copy.deepcopy(network).eval()(*args, **chosen, **kwargs))
 
 
 def _tensors(output: Any) -> list[Tensor]:

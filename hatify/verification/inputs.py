@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from hatify.capture.inputs import Arguments
 from hatify.module import HATModule
 
 BATCH = 3
 LARGEST_INDEX = 1  # whatever integers are (indices, masks, lengths), 0 and 1 are most likely among them
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def made_up_call(net: HATModule, seed: int = 0) -> Arguments:
