@@ -48,6 +48,7 @@ BATCHES = {
 WARM_UP = 2
 # glibc gives freed memory back and takes it anew, page by page, and which form pays for that is chance: here none does.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**35)}
+PROCESSES = 3
 INFERENCES = 3  # rounds of inference for each of training: they are short, and what is asked of them is finer
 
 
@@ -154,9 +155,9 @@ def _difference(converted: Contender, extracted: Contender) -> float:
 
 
 def _peak(setting: Setting, form: str) -> float:
-    """Bytes at the peak of three training steps, in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_here, (setting, form))
+    """Bytes at the peak of three training steps: the median of processes of their own, which differ by some percent."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return statistics.median(pool.apply(_peak_here, (setting, form)) for _ in range(PROCESSES))
 
 
 def _peak_here(setting: Setting, form: str) -> float:

@@ -102,13 +102,16 @@ def _weighted(
         Factor(written.reshape(*written.shape, *[1] * kernel), "output", call.node),
         Factor(read.reshape(*read.shape, *[1] * kernel), "input", operand, rows=read.ndim - 2),
     )
-    gates = [Gate(mask, {WEIGHT: mask_shape})]
+    of_weight: dict[Argument, tuple[int, ...]] = {WEIGHT: mask_shape}
+    of_bias: dict[Argument, tuple[int, ...]] = {}
     uses = [Use(WEIGHT, factors)]
     if call["bias"] is not None:
-        gates.append(Gate(features, {BIAS: (-1,)}))
+        of_bias[BIAS] = (-1,)
         uses.append(Use(BIAS, (Factor(features, "output", call.node),)))
-    if len(gates) == 2 and np.array_equal(mask, features):
-        gates = [Gate(features, {WEIGHT: mask_shape, BIAS: (-1,)})]
+    if np.array_equal(mask, features):
+        gates = [Gate(features, of_weight | of_bias, result=(-1, *[1] * kernel))]
+    else:
+        gates = [Gate(mask, of_weight), *([Gate(features, of_bias)] if of_bias else [])]
     result = along(features, -1 - kernel, len(call.result_shape))
     return Effect(
         result,

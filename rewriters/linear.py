@@ -46,7 +46,7 @@ def project(call: Call, operand: Node, weight: Argument, *, transposed: bool, bi
     if bias is not None:
         slots[bias] = (-1,)
         uses.append(Use(bias, (Factor(features, "output", call.node),)))
-    return Effect(result, reads=(operand,), gates=_gates(features, slots), uses=tuple(uses))
+    return Effect(result, reads=(operand,), gates=_gates(features, slots, result=(-1,)), uses=tuple(uses))
 
 
 def _mix_positions(call: Call, operand: Node, weight: Argument, out_dimension: int, bias: Argument | None) -> Effect:
@@ -71,8 +71,8 @@ def _as_inputs(support: Support, in_dimension: int) -> Support:
     return support.reshape(*support.shape[:-1], *tail)
 
 
-def _gates(features: np.ndarray, slots: dict[Argument, tuple[int, ...]]) -> tuple[Gate, ...]:
-    return (Gate(features, slots),) if has_variables(features) else ()
+def _gates(features: np.ndarray, slots: dict[Argument, tuple[int, ...]], result: tuple[int, ...]) -> tuple[Gate, ...]:
+    return (Gate(features, slots, result),) if has_variables(features) else ()
 
 
 @rewriter(aten.bilinear.default)
@@ -93,7 +93,7 @@ def bilinear(call: Call) -> Effect:
         slots[BIAS] = (-1,)
         uses.append(Use(BIAS, (Factor(features, "output", call.node),)))
     result = along(features, -1, len(call.result_shape))
-    return Effect(result, reads=(first, second), gates=_gates(features, slots), uses=tuple(uses))
+    return Effect(result, reads=(first, second), gates=_gates(features, slots, result=(-1,)), uses=tuple(uses))
 
 
 @rewriter(
@@ -131,7 +131,7 @@ def project_columns(call: Call, operand: Node) -> Effect:
     return Effect(
         along(features, -2, len(call.result_shape)),
         reads=(operand,),
-        gates=_gates(features, {SELF: (-1, 1)}),
+        gates=_gates(features, {SELF: (-1, 1)}, result=(-1, 1)),
         uses=(Use(SELF, (written, read)),),
     )
 

@@ -29,10 +29,12 @@ class Gate:
     ids: the feature of each entry of the mask.
     slots: for each operand (or the RESULT), the shape in which the mask is multiplied with it. An operand that is
         absent from the call (a norm without affine parameters) is replaced by the mask itself.
+    result: the shape in which the mask does the same to the result; None: it does not.
     """
 
     ids: npt.NDArray[np.int64]
     slots: dict[Argument, tuple[int, ...]]
+    result: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,21 @@ would be lost on the way (after a sigmoid, a sum with a live tensor) by a multip
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
+import torch
+from torch import Tensor
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import is_selection
+from hatify.analysis.call import entries_per_example, is_selection, locations
+from hatify.analysis.effect import RESULT, Argument, Gate
 from hatify.analysis.supports import Inference
 
 Placement = Literal["folded", "multiplied"]
+
+USUAL_BATCH = 64
 
 
 def place_gates(graph: Graph, inference: Inference) -> dict[Node, Placement]:
@@ -45,6 +51,21 @@ def fold_uncovered(
         for node, effect in inference.effects.items()
         if effect.uses and effect.gates and not (node in placed or node in covered) and inference.has_features(node)
     }
+
+
+def masked_operands(gate: Gate, node: Node) -> dict[Argument, tuple[int, ...]]:
+    """What a folded mask multiplies: the call's weights, or its result where that is smaller (layers of an MLP)."""
+    if gate.result is None:
+        return gate.slots
+    weights = sum(v.meta["val"].numel() for a, v in locations(node) if a in gate.slots and isinstance(v, Node))
+    return {RESULT: gate.result} if _usual_entries(node.meta["val"]) < weights else gate.slots
+
+
+def _usual_entries(result: Tensor) -> int:
+    """The entries of a result at a usual batch, whatever the example's."""
+    dynamic = any(isinstance(size, torch.SymInt) for size in result.shape)
+    entries = math.prod(entries_per_example(s) if isinstance(s, torch.SymInt) else s for s in result.shape)
+    return USUAL_BATCH * entries if dynamic else entries
 
 
 def _demands_of(node: Node, inference: Inference, possible: set[Node]) -> Iterable[Node]:

@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 from hatify.analysis.call import Rules, entries_per_example, gives_tensors, is_parameter, is_selection
 from hatify.analysis.coverage import find_coverage
 from hatify.analysis.effect import Argument, Effect
-from hatify.analysis.gates import Placement, fold_uncovered, place_gates
+from hatify.analysis.gates import Placement, fold_uncovered, masked_operands, place_gates
 from hatify.analysis.groups import GroupPlan, find_groups
 from hatify.analysis.heads import find_heads, find_last_layers, heads_at
 from hatify.analysis.locks import LockRule, find_locks, find_per_task, find_state
@@ -122,7 +122,7 @@ def _masks(
     node: Node, placement: Placement, inference: Inference
 ) -> list[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]]]:
     if placement == "folded":
-        return [(gate.ids, gate.slots) for gate in inference.effects[node].gates]
+        return [(gate.ids, masked_operands(gate, node)) for gate in inference.effects[node].gates]
     return [(_of_one_example(inference.variables.resolve(inference.supports[node]), node), {})]
 
 

@@ -168,7 +168,7 @@ class PlainGraph:
         self, path: str, layer: HATLayer, attribute: str, factors: Sequence[Tensor], acts_by_entry: bool
     ) -> Node:
         """A parameter times its masks. acts_by_entry: entries that are not needed can be zero."""
-        tensor = layer._of_task(attribute, self._task_id)
+        tensor = layer.of_task(attribute, self._task_id)
         value = tensor.detach()
         if acts_by_entry and id(tensor) in self._needed:
             value = torch.where(self._needed[id(tensor)], value, 0)

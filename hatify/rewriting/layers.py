@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 def gate(tensor: Tensor, mask: Tensor | None) -> Tensor:
     """A gate of its own, where no weight can carry the mask. mask: broadcastable to `tensor`; None: no task."""
-    return tensor if mask is None else tensor * mask.to(tensor.dtype)
+    if mask is None:
+        return tensor
+    return tensor * (mask if mask.dtype is tensor.dtype else mask.to(tensor.dtype))
 
 
 def for_each_example(mask: Tensor | None, tensor: Tensor) -> Tensor | None:
@@ -49,6 +52,11 @@ class OperatorCall:
     kwargs: tuple[tuple[str, Any], ...] = ()
     result_masks: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
+    @cached_property
+    def open_args(self) -> tuple[int, ...]:
+        """The positions of the arguments that each call fills anew; the others are constants."""
+        return tuple(position for position, argument in enumerate(self.args) if _has_slots(argument))
+
 
 class HATLayer(nn.Module):
     """Stands at the path of the module that it replaces and holds its parameters under their old names.
@@ -75,8 +83,10 @@ class HATLayer(nn.Module):
         """
         used = self.calls[call]
         if self.training and self.counter is not None:
-            self._of_task(self.counter, task_id).add_(1)
-        args = [self._fill(argument, operands, masks, task_id) for argument in used.args]
+            self.of_task(self.counter, task_id).add_(1)
+        args = list(used.args)
+        for position in used.open_args:
+            args[position] = self._fill(args[position], operands, masks, task_id)
         kwargs = {name: self._fill(value, operands, masks, task_id) for name, value in used.kwargs}
         return _masked(used.operator(*args, **kwargs), used.result_masks, masks)
 
@@ -88,12 +98,13 @@ class HATLayer(nn.Module):
         if argument.operand is not None:
             value = operands[argument.operand]
         elif argument.attribute is not None:
-            value = self._of_task(argument.attribute, task_id)
+            value = self.of_task(argument.attribute, task_id)
         else:
             value = None
-        return _masked(value, argument.masks, masks)
+        return _masked(value, argument.masks, masks) if argument.masks and masks else value
 
-    def _of_task(self, name: str, task_id: int | None) -> Any:
+    def of_task(self, name: str, task_id: int | None) -> Any:
+        """A parameter or buffer, a task's own where it is kept once a task."""
         if task_id is None or name not in self.task_indexed:
             return getattr(self, name)
         return getattr(self.per_task[task_id], name)
@@ -121,10 +132,16 @@ class HATLayer(nn.Module):
         return f"{operators}: {shapes}{indexed}"
 
 
+def _has_slots(argument: Any) -> bool:
+    return any(map(_has_slots, argument)) if isinstance(argument, list) else isinstance(argument, Slot)
+
+
 def _masked(value: Any, places: Sequence[tuple[int, tuple[int, ...]]], masks: Sequence[Tensor | None]) -> Any:
     for position, shape in places:
         mask = masks[position] if masks else None
-        if mask is not None:
-            shaped = mask.reshape(shape)
-            value = shaped if value is None else value * shaped.to(value.dtype)
+        if mask is None:
+            continue
+        if mask.shape != shape:  # to ask costs less than a view of the same shape
+            mask = mask.reshape(shape)
+        value = mask if value is None else gate(value, mask)
     return value

@@ -21,7 +21,8 @@ Network = TypeVar("Network", bound=nn.Module)
 class _Kept:
     """A parameter and what it keeps.
 
-    lock: see `locks.compact`. values: those of the locked entries, one after the other: no second copy of the others.
+    lock: see `locks.compact`. values: of all entries: to choose between two tensors takes a quarter of the time of
+        scattering the locked entries alone.
     version: how often the parameter had been written to when its values were last put back.
     """
 
@@ -34,11 +35,11 @@ class _Kept:
         self.reload()
 
     def restore(self) -> None:
-        self.parameter.masked_scatter_(self.lock, self.values)
+        torch.where(self.lock, self.values, self.parameter, out=self.parameter)
         self.version = self.parameter._version
 
     def reload(self) -> None:
-        self.values = self.parameter.detach().masked_select(self.lock)
+        self.values = self.parameter.detach().clone()
         self.version = self.parameter._version
 
     def may_have_moved(self) -> bool:
