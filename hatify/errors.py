@@ -1,5 +1,7 @@
 """Everything that hatify raises or warns about; catch `HatifyError` to catch all of it."""
 
+from collections.abc import Sequence
+
 
 class HatifyError(Exception):
     """Base class of the library's own exceptions. The message says what is wrong and what to do."""
@@ -43,3 +45,16 @@ class ExtractionError(HatifyError):
 
 class FileError(HatifyError):
     """A network that cannot be saved, or a file that is no network as `save` writes it."""
+
+
+class CheckpointError(HatifyError):
+    """A checkpoint that is not there, is damaged, holds something else than weights, or does not fit the model."""
+
+
+class SourceError(HatifyError):
+    """The name of a model or of data that leads to none."""
+
+
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """The first of many names, for a message."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

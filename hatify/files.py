@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from hatify.capture.opaque import OpaqueLeaf
 from hatify.errors import FileError
 from hatify.lifecycle.fingerprints import bytes_of
 from hatify.module import HATModule
+from hatify.output import PathLike, whole_file
 from hatify.serialization.contents import Contents
 from hatify.serialization.values import decoded
 
 FORMAT = 1
 HEADER, VERSION, DIGEST = "hatify", "hatify.format", "hatify.digest"
-
-PathLike = str | os.PathLike[str]
 
 
 def save(net: HATModule, path: PathLike) -> None:
@@ -46,19 +44,11 @@ def save(net: HATModule, path: PathLike) -> None:
     header = json.dumps({**contents.header, "complex": [n for n, t in contents.tensors.items() if t.is_complex()]})
     metadata = {VERSION: str(FORMAT), HEADER: header, DIGEST: _digest(header, tensors)}
     metadata |= {"hatify.version": package.__version__, "torch.version": torch.__version__}
-    target = Path(path).resolve()
-    if target.is_dir():
-        raise FileError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.unfinished")
-    try:
-        save_file(tensors, unfinished, metadata)
-        _flush(unfinished)
-        unfinished.replace(target)
-        _flush(target.parent)
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot write {str(path)!r}: {error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        try:
+            save_file(tensors, unfinished, metadata)
+        except SafetensorError as error:
+            raise FileError(f"cannot write {str(path)!r}: {error}") from None
 
 
 def load(path: PathLike, model: nn.Module | None = None) -> HATModule:
@@ -107,15 +97,6 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(bytes_of(tensors[name]))
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Let what was written reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -17,10 +17,20 @@ from torch.fx import Graph, GraphModule
 from hatify.blueprint import Blueprint
 from hatify.errors import CapacityWarning, TaskError, TrainingError
 from hatify.extraction.extract import extract
+from hatify.inspection.drawing import draw
+from hatify.inspection.explanation import ModuleExplanation, explain
+from hatify.inspection.features import groups_written
+from hatify.inspection.flow import flow_of
+from hatify.inspection.folding import folded
+from hatify.inspection.picture import Picture, check_format
+from hatify.inspection.plots import plot_capacity, plot_masks
+from hatify.inspection.summary import NetworkSummary, summarise
+from hatify.inspection.tree import as_html
 from hatify.lifecycle.fingerprints import fingerprints
 from hatify.lifecycle.forgetting import ForgetReport, draw_anew, entries_to_renew, freed_features, seeded
 from hatify.masks.capacity import GroupCapacity, capacity, describe_scarcity
 from hatify.masks.registry import MaskRegistry
+from hatify.output import PathLike
 from hatify.payload import HATPayload
 from hatify.rewriting.heads import renew
 from hatify.rewriting.layers import HATLayer
@@ -188,6 +198,55 @@ class HATModule(GraphModule):
     def capacity(self) -> dict[str, GroupCapacity]:
         """By group: the features that each trained task uses, those that several use, and those that are free."""
         return capacity(self.registry)
+
+    def summary(self) -> NetworkSummary:
+        """Tasks, mask groups, capacity, and what the conversion left live: tables when printed."""
+        return summarise(self, self.registry, self.blueprint, self.shared_parameters())
+
+    def explain(self, path: str) -> ModuleExplanation:
+        """In words when printed: the mask groups that a layer writes and reads, what locks it, where its gate went.
+
+        path: a layer with weights of its own, such as "layer1.0.conv1".
+
+        Raises:
+            HatifyError: there is no such layer.
+        """
+        return explain(self, path, self.blueprint, self._locks_of_trained_tasks())
+
+    def _locks_of_trained_tasks(self) -> dict[str, Tensor]:
+        """For shared parameters, bool of their shapes: what all the trained tasks have locked."""
+        return self._locked_entries(self.shared_parameters(), self.registry.taken(None), bool(self.trained_tasks))
+
+    def plot_masks(self) -> Picture:
+        """By mask group, the features that each trained task uses, as a picture; shared ones are dark."""
+        return plot_masks(self.registry)
+
+    def plot_capacity(self) -> Picture:
+        """By mask group, the shares of features that one task alone uses, that several use, that are free."""
+        return plot_capacity(self.registry)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows the network: its modules as a tree."""
+        locks = self._locks_of_trained_tasks()
+        paths = [path for path, module in self.named_modules() if isinstance(module, HATLayer)]
+        return as_html(self.summary(), {path: explain(self, path, self.blueprint, locks) for path in paths})
+
+    def draw(self, path: PathLike | None = None) -> Picture:
+        """A picture of the network: boxes by module, coloured by mask group; blocks that repeat are drawn once.
+
+        path: an .svg, .pdf or .png file to write, too.
+
+        Raises:
+            HatifyError: another ending, or drawing's libraries are not installed (`hatify[draw]`).
+            FileError: the file cannot be written.
+        """
+        if path is not None:
+            check_format(path)
+        sizes = {name: group.num_features for name, group in self.registry.groups.items()}
+        picture = draw(folded(flow_of(self, groups_written(self, self.registry))), sizes)
+        if path is not None:
+            picture.save(path)
+        return picture
 
     def extract(self, task_id: int) -> GraphModule:
         """A task as a plain module: eval mode, PyTorch's own operators, and only the channels that the task uses.

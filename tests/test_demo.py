@@ -6,19 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from hatify.cli.app import app
 from hatify.demo.data import LabelledImages, split_mnist
 from hatify.demo.learners import HATLearner
-from hatify.demo.output import OutputError, write_whole
+from tests.command_line import assert_bad_input, run
 
 FEW_IMAGES = ("--epochs", "1", "--images-per-digit", "20")
 
 
 def run_demo(*options: str) -> Result:
     """The outcome of `hatify demo OPTIONS`."""
-    return CliRunner().invoke(app, ["demo", *options])
+    return run("demo", *options)
 
 
 @pytest.fixture(scope="module", params=["cnn", "resnet10t"])
@@ -134,13 +133,6 @@ def test_a_folder_in_place_of_a_file_is_found_before_training(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["results.png"]
 
 
-def test_a_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(OutputError):
-        write_whole(tmp_path / "taken", b"content")
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
-
-
 def test_help_shows_examples() -> None:
     outcome = run_demo("--help")
     assert outcome.exit_code == 0
@@ -165,11 +157,3 @@ def test_a_pass_sees_every_image_once_in_batches_of_like_size() -> None:
     assert sorted(len(batch) for batch in batches) == [21, 22, 22]
     assert len(batches) == data.num_batches
     assert sorted(number for batch in batches for number in batch) == list(range(65))
-
-
-def assert_bad_input(outcome: Result, complaint: str) -> None:
-    """Exit status 2, and one line on standard error that says what is wrong."""
-    assert outcome.exit_code == 2
-    assert complaint in outcome.stderr
-    assert outcome.stderr.count("\n") == 1
-    assert outcome.stdout == ""

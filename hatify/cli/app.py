@@ -2,14 +2,21 @@
 
 import typer
 
+from hatify.cli.convert import convert
 from hatify.cli.demo import demo
+from hatify.cli.draw import draw
 from hatify.cli.errors import OneLineErrors
+from hatify.cli.extract import extract
+from hatify.cli.forget import forget
+from hatify.cli.inspect import inspect
+from hatify.cli.train import train
+from hatify.cli.verify import verify
 
 app = typer.Typer(
     cls=OneLineErrors,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    no_args_is_help=True,
 )
 
 
@@ -21,4 +28,5 @@ def hatify() -> None:
     """
 
 
-app.command()(demo)
+for command in (convert, inspect, draw, train, verify, forget, extract, demo):
+    app.command()(command)

@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from hatify.cli.errors import BAD_INPUT, leave
+from hatify.cli.errors import BAD_INPUT, CHECK_FAILED, leave
 from hatify.demo.settings import DemoSettings, NetworkName
 
-CHECK_FAILED = 1
 ALL_NETWORKS = list(NetworkName)
 
 

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from hatify.errors import HatifyError
 
+CHECK_FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -34,8 +35,12 @@ class OneLineErrors(TyperGroup):
 
 def leave(message: str, status: int) -> NoReturn:
     """Print `message` as one line on standard error and leave the process with `status`."""
-    print("hatify:", " ".join(message.split()), file=sys.stderr)
+    report_in_one_line(message)
     sys.exit(status)
+
+
+def report_in_one_line(message: str) -> None:
+    print("hatify:", " ".join(message.split()), file=sys.stderr)
 
 
 def _advise(error: Any) -> str:

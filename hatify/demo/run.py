@@ -11,13 +11,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from hatify.demo.data import DigitTask, split_mnist
 from hatify.demo.learners import FineTuningLearner, HATLearner, Learner
-from hatify.demo.output import prepare_for, write_whole
 from hatify.demo.plot import draw
 from hatify.demo.results import NetworkResult, SequenceResult
 from hatify.demo.sequence import learn_in_sequence
 from hatify.demo.settings import DemoSettings, NetworkName
 from hatify.demo.tables import print_network
-from hatify.errors import CapacityWarning
+from hatify.errors import CapacityWarning, FileError
+from hatify.output import check_writable, whole_file
 
 # The networks are small: a second thread gains little, and on a busy machine several wait for each other.
 NUM_THREADS = 1
@@ -27,12 +27,22 @@ LearnTitled = Callable[[Learner, str], SequenceResult]
 
 def run_demo(settings: DemoSettings) -> dict[str, NetworkResult]:
     """Train, print the tables and write the files; the results are by network name."""
-    prepare_for((settings.results_file, settings.picture_file))
+    _prepare(settings)
     torch.set_num_threads(NUM_THREADS)
     tasks = split_mnist(settings.images_per_digit)
     results = _train(settings, tasks)
     _report(settings, results, [task.digits for task in tasks])
     return results
+
+
+def _prepare(settings: DemoSettings) -> None:
+    """Make the folder, and find out before the work begins whether the files can be written."""
+    try:
+        settings.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder {str(settings.output)!r}: {error.strerror}") from None
+    check_writable(settings.results_file)
+    check_writable(settings.picture_file)
 
 
 def _train(settings: DemoSettings, tasks: Sequence[DigitTask]) -> dict[str, NetworkResult]:
@@ -73,9 +83,10 @@ def _report(settings: DemoSettings, results: Mapping[str, NetworkResult], digits
     console = Console()
     for name, result in results.items():
         print_network(console, name, result, digits)
-    as_json = json.dumps(_as_dict(settings, results, digits), indent=2)
-    write_whole(settings.results_file, as_json.encode())
-    write_whole(settings.picture_file, draw(results, digits))
+    with whole_file(settings.results_file) as file:
+        file.write_text(json.dumps(_as_dict(settings, results, digits), indent=2))
+    with whole_file(settings.picture_file) as file:
+        file.write_bytes(draw(results, digits))
     console.print(f"Saved: {settings.results_file}, {settings.picture_file}")
 
 

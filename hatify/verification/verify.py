@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from io import StringIO
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from hatify.capture.inputs import example_arguments
 from hatify.errors import HatifyError
 from hatify.module import HATModule
+from hatify.tables import as_text
 from hatify.verification.checks import Check, equivalence, hooks, scrambled, tightness, trained, unmoved
 from hatify.verification.inputs import made_up_call
 
@@ -31,16 +30,18 @@ class VerifyReport:
     def __iter__(self) -> Iterator[Check]:
         return iter(self.checks)
 
-    def table(self) -> Table:
+    def __rich__(self) -> Table:
         table = Table("check", "", "seen", "asked", title="verified" if self.ok else "not verified")
         for check in self.checks:
             table.add_row(check.name, "ok" if check.ok else "FAILED", check.seen, check.asked)
         return table
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {"ok": self.ok, "checks": [asdict(check) for check in self.checks]}
+
     def __str__(self) -> str:
-        stream = StringIO()
-        Console(file=stream, width=140).print(self.table())
-        return stream.getvalue()
+        return as_text(self)
 
 
 def verify(net: HATModule, *, example_inputs: Any = None, model: nn.Module | None = None) -> VerifyReport:

@@ -1,0 +1,66 @@
+"""Data that the command line trains on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from hatify.cli.sources import imported
+from hatify.errors import SourceError
+
+FORMS = "FILE.npz or package.module:factory"
+
+
+def data_from(source: str) -> Dataset[Any]:
+    """The examples that a name stands for, as pairs of an input and a label.
+
+    source: an .npz file with the arrays `inputs` and `labels`, or `package.module:factory`, which makes a map-style
+    dataset of pairs.
+
+    Raises:
+        SourceError: there are none.
+    """
+    if source.endswith(".npz"):
+        return _from_arrays(Path(source))
+    factory = imported(source, FORMS)
+    try:
+        dataset = factory() if callable(factory) else factory
+        first = dataset[0]
+        examples = len(dataset)
+    except Exception as error:  # whatever a user's data set does
+        raise SourceError(f"{source} makes no data set: {type(error).__name__}: {error}") from error
+    if not isinstance(first, tuple | list) or len(first) != 2 or not examples:
+        raise SourceError(f"{source} has to give pairs of an input and a label, got {type(first).__name__}")
+    checked: Dataset[Any] = dataset
+    return checked
+
+
+def _from_arrays(file: Path) -> Dataset[Any]:
+    if not file.is_file():
+        raise SourceError(f"there is no file {str(file)!r}")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        inputs, labels = found["inputs"], found["labels"]
+    except KeyError:
+        raise SourceError(f"{str(file)!r} has the arrays {list(found)}; it needs 'inputs' and 'labels'") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise SourceError(f"{str(file)!r} is no .npz file of numbers, or it is cut off: {error}") from None
+    if len(inputs) != len(labels) or labels.ndim != 1 or not len(labels):
+        raise SourceError(
+            f"{str(file)!r}: 'labels' has to be one number for each input; inputs {inputs.shape}, labels {labels.shape}"
+        )
+    return TensorDataset(_numbers(inputs, file), torch.from_numpy(labels).long())
+
+
+def _numbers(inputs: np.ndarray, file: Path) -> Tensor:
+    """Floats in single precision, and whole numbers, which are indices, as PyTorch's embeddings take them."""
+    if inputs.dtype == np.uint8:
+        raise SourceError(f"{str(file)!r}: 'inputs' are bytes: scale them as the model expects, into float32")
+    tensor = torch.from_numpy(inputs)
+    return tensor.float() if tensor.is_floating_point() else tensor.long()

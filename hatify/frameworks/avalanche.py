@@ -1,0 +1,50 @@
+"""Avalanche: a plugin that gives each experience of a benchmark its task."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from avalanche.core import SupervisedPlugin
+
+from hatify.frameworks.network import the_network_in
+from hatify.runtime.learning import LearningTask
+
+
+class HATPlugin(SupervisedPlugin[Any]):
+    """Trains a converted network on task-incremental benchmarks: `Naive(model=net, plugins=[HATPlugin()], ...)`.
+
+    An experience's task label is the task id. After `train(experience)` its task is trained, and locked from then on.
+    A strategy keeps its optimizer from task to task; momentum moves nothing that is locked.
+
+    regularization: the weight of the masks' regularizer, which is added to the loss.
+    """
+
+    def __init__(self, regularization: float = 0.75) -> None:
+        super().__init__()
+        self.regularization = regularization
+        self._stack = ExitStack()
+        self._task: LearningTask | None = None
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        net = the_network_in(strategy.model)
+        task_id = strategy.experience.task_label
+        net.set_task(task_id)
+        steps = strategy.train_epochs * len(strategy.dataloader)
+        self._task = self._stack.enter_context(net.learn(task_id, steps=steps))
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        assert self._task is not None
+        strategy.loss += self.regularization * self._task.regularization()
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._task = None
+        self._stack.close()
+
+    def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        the_network_in(strategy.model).set_task(strategy.experience.task_label)
+
+    def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Go on with the task that is trained, if evaluation was in its midst."""
+        if self._task is not None:
+            the_network_in(strategy.model).set_task(self._task.task_id)

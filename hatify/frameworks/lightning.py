@@ -1,0 +1,54 @@
+"""Lightning: a callback that trains one task of a converted network."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from hatify.errors import TrainingError
+from hatify.frameworks.network import the_network_in
+from hatify.runtime.learning import LearningTask
+
+
+class HATCallback(Callback):
+    """Trains, validates and tests a task: `Trainer(callbacks=[HATCallback(task_id=1)]).fit(module, data)`.
+
+    The LightningModule holds one converted network and calls it with no task; its loss knows nothing of masks. When
+    `fit` ends normally the task is trained, and locked from then on.
+
+    task_id: the task. regularization: the weight of the masks' regularizer, whose gradient is added to the loss's.
+    """
+
+    def __init__(self, task_id: int, regularization: float = 0.75) -> None:
+        self.task_id = task_id
+        self.regularization = regularization
+        self._stack = ExitStack()
+        self._task: LearningTask | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        the_network_in(pl_module).set_task(self.task_id)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise TrainingError("the masks' schedule needs an end: give the Trainer max_epochs or max_steps")
+        self._task = self._stack.enter_context(the_network_in(pl_module).learn(self.task_id, steps=int(steps)))
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Add the regularizer's gradient, in the proportion and at the scale in which the loss's comes."""
+        if self._task is not None and self.regularization:
+            weight = self.regularization / trainer.accumulate_grad_batches
+            scaler = getattr(trainer.precision_plugin, "scaler", None)
+            penalty = weight * self._task.regularization()
+            (penalty if scaler is None else scaler.scale(penalty)).backward()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._task = None
+        self._stack.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """An interrupted task is not trained; `fit` goes on with it."""
+        self._task = None
+        self._stack.__exit__(type(exception), exception, exception.__traceback__)

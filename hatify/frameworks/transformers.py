@@ -1,0 +1,54 @@
+"""transformers: a callback for `Trainer` that trains one task of a converted network."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hatify.frameworks.network import the_network_in
+from hatify.runtime.learning import LearningTask
+
+
+class HATCallback(TrainerCallback):
+    """Trains and evaluates a task: `Trainer(model=net, callbacks=[HATCallback(task_id=1)], ...).train()`.
+
+    The model is a converted network, or holds one. When `train` ends normally the task is trained, and locked from then
+    on. Trainer tells its callbacks of no exception: where `train` raised one, call `abandon`, or `train` again.
+
+    task_id: the task. regularization: the weight of the masks' regularizer, whose gradient is added to the loss's
+    before each optimizer step, after gradients were clipped.
+    """
+
+    def __init__(self, task_id: int, regularization: float = 0.75) -> None:
+        self.task_id = task_id
+        self.regularization = regularization
+        self._stack = ExitStack()
+        self._task: LearningTask | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.abandon()
+        net = the_network_in(kwargs["model"])
+        net.set_task(self.task_id)
+        self._task = self._stack.enter_context(net.learn(self.task_id, steps=state.max_steps))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._task is not None and self.regularization:
+            (self.regularization * self._task.regularization()).backward()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._task = None
+        self._stack.close()
+
+    def abandon(self) -> None:
+        """Leave a task whose training was interrupted; it is not trained, and training goes on with it."""
+        interruption = InterruptedError("training was interrupted")
+        self._task = None
+        self._stack.__exit__(InterruptedError, interruption, None)

@@ -1,0 +1,1 @@
+"""A converted network, looked at: in tables, in words and in pictures."""

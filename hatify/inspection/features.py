@@ -1,0 +1,65 @@
+"""The mask groups behind the positions that lock rules consist of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from hatify.masks.registry import MaskRegistry
+from hatify.rewriting.layers import for_each_example
+from hatify.runtime.locks import LockTable
+
+
+def groups_written(net: nn.Module, registry: MaskRegistry) -> dict[str, str]:
+    """By path of a layer or parameter, the mask group that it writes: what stands first in the parameter's rules."""
+    features = FeatureNames(registry)
+    written: dict[str, str] = {}
+    for name, parameter in net.named_parameters():
+        groups = [group for use in features.sides_of(name, parameter.dim()) for group in use[0][1]]
+        if groups:
+            written[name] = groups[0]
+            written.setdefault(name.rpartition(".")[0], groups[0])
+    return written
+
+
+class FeatureNames:
+    """Which mask groups the features of a parameter's entries belong to."""
+
+    def __init__(self, registry: MaskRegistry) -> None:
+        table = registry.locks
+        assert isinstance(table, LockTable)
+        self._table, self._registry = table, registry
+        self._names = [name for name, _, _ in registry.layout]
+        self._ends = np.cumsum([size for _, size, _ in registry.layout])
+
+    def groups_at(self, positions: Tensor) -> tuple[str, ...]:
+        """The groups of features at these positions, in graph order; constants belong to none."""
+        found = np.searchsorted(self._ends, positions.unique().cpu().numpy(), side="right")
+        return tuple(self._names[i] for i in dict.fromkeys(found.tolist()) if i < len(self._names))
+
+    def groups_of_mask(self, name: str) -> tuple[str, ...]:
+        """The groups whose features a mask has, by the name under which the graph asks for it."""
+        view = self._registry.views.get(name)
+        return (name,) if view is None else self.groups_at(getattr(self._registry, view))
+
+    def sides_of(self, name: str, dimensions: int) -> Iterator[tuple[tuple[int, tuple[str, ...]], ...]]:
+        """For each use of a parameter, its sides: a dimension and the groups whose features lie along it.
+
+        What the parameter writes comes first, as in the rules. No uses: no rule follows the parameter.
+        """
+        for term in self._table.terms.get(name, ()):
+            yield tuple(self._side(getattr(self._table, positions), dimensions) for positions in term)
+
+    def _side(self, positions: Tensor, dimensions: int) -> tuple[int, tuple[str, ...]]:
+        """The dimension of a parameter along which positions vary; they may have more dimensions in front, or fewer."""
+        shape = (1,) * (dimensions - positions.dim()) + tuple(positions.shape[max(positions.dim() - dimensions, 0) :])
+        return next((d for d, size in enumerate(shape) if size > 1), 0), self.groups_at(positions)
+
+
+def mask_name(mask: Any) -> str:
+    """The name under which a node takes a mask from the registry's masks; repeated ones have it inside."""
+    source = mask.args[0] if mask.target is for_each_example else mask
+    return str(source.args[1])
