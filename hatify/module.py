@@ -243,7 +243,7 @@ class HATModule(GraphModule):
         if path is not None:
             check_format(path)
         sizes = {name: group.num_features for name, group in self.registry.groups.items()}
-        picture = draw(folded(flow_of(self, groups_written(self, self.registry))), sizes)
+        picture = draw(folded(flow_of(self, groups_written(self, self.registry, self.blueprint.heads))), sizes)
         if path is not None:
             picture.save(path)
         return picture

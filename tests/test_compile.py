@@ -9,13 +9,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from test_decisions import QUESTIONS, SIZES, Asks
 from torch import Tensor, nn
 from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from hatify import HATModule, hatify
 from hatify.verification.trials import draw_masks, perturb
+from tests.test_decisions import QUESTIONS, SIZES, Asks
 
 STEPS = 4
 

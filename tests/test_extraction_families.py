@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from test_extraction import DENSITY, Function, check, converted, size
 from torch import Tensor, nn
 
 from hatify import hatify
 from hatify.verification.trials import draw_masks
+from tests.test_extraction import DENSITY, Function, check, converted, size
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -18,13 +18,13 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from strangers import STRANGERS
-from test_strangers import outputs, train
 from torch import nn
 
 from hatify import HATModule, hatify, load, save
 from hatify.errors import FileError, InputError
 from hatify.verification.trials import draw_masks, perturb
+from tests.strangers import STRANGERS
+from tests.test_strangers import outputs, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from strangers import STRANGERS
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hatify import HATModule, hatify
 from hatify.verification.trials import draw_masks, perturb, plastic_share, relative_difference, scramble
+from tests.strangers import STRANGERS
 
 SLACK = 0.01  # random masks miss the mean by so much
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from strangers import SEQUENCE, STRANGERS, Selecting, mask
-from test_strangers import assert_not_moved, assert_same_function, train
 from torch import Tensor, nn
 
 from hatify import HATModule, hatify
 from hatify.errors import CaptureError, CaptureWarning
 from hatify.verification.trials import draw_masks, perturb
+from tests.strangers import SEQUENCE, STRANGERS, Selecting, mask
+from tests.test_strangers import assert_not_moved, assert_same_function, train
 
 SEVERAL = {"x": SEQUENCE, "keep": mask(-1, 6)}
 

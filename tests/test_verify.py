@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from strangers import STRANGERS
 from torch import nn
 
 from hatify import HATModule, hatify, load, save, verify
 from hatify.errors import HatifyError
 from hatify.verification.trials import draw_masks, perturb
+from tests.strangers import STRANGERS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

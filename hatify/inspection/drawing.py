@@ -92,10 +92,12 @@ def _place(flow: Folded, group_sizes: Mapping[str, int]) -> list[_Placed]:
 
 
 def _rows(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
-    """Of each box, the length of the longest way to it."""
+    """Of each box, the length of the longest way to it; what nothing feeds stands right above what it feeds."""
     rows = [0] * count
     for a, b in sorted(edges, key=lambda edge: edge[1]):
         rows[b] = max(rows[b], rows[a] + 1)
+    for source in set(range(count)) - {b for _, b in edges}:
+        rows[source] = min((rows[b] - 1 for a, b in edges if a == source), default=0)
     return rows
 
 
@@ -171,8 +173,8 @@ def _draw_edges(axes: Axes, flow: Folded, placed: Sequence[_Placed], passing: Ma
         source, target = placed[a], placed[b]
         style: dict[str, Any] = {"color": "#777777", "linewidth": 0.8, "zorder": 1}
         if (a, b) in passing:
-            lane = passing[a, b]
-            axes.plot([source.right, lane, lane], [source.y, source.y, target.y], solid_joinstyle="round", **style)
+            lane, below = passing[a, b], source.y + source.height / 2 + GAP_DOWN / 3
+            axes.plot([source.x, source.x, lane, lane], [source.y, below, below, target.y], **style)
             start, end = (lane, target.y), (target.right, target.y)
         else:
             start = (source.x, source.y + source.height / 2)
@@ -190,5 +192,5 @@ def _draw_box(axes: Axes, placed: _Placed, colours: Sequence[str]) -> None:
         y = top + strip * number
         axes.add_patch(Rectangle((left, y), placed.width, strip, facecolor=colour, linewidth=0, zorder=2))
         axes.text(placed.x, y + strip / 2, line, fontsize=FONT, family="monospace", ha="center", va="center", zorder=4)
-    outline = {"facecolor": "none", "edgecolor": "#444444", "linewidth": 0.8}
+    outline: dict[str, Any] = {"facecolor": "none", "edgecolor": "#444444", "linewidth": 0.8}
     axes.add_patch(Rectangle((left, top), placed.width, placed.height, zorder=3, **outline))

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from hatify.capture.opaque import OpaqueLeaf
 from hatify.masks.registry import MaskRegistry
 from hatify.rewriting.layers import for_each_example
 from hatify.runtime.locks import LockTable
 
 
-def groups_written(net: nn.Module, registry: MaskRegistry) -> dict[str, str]:
-    """By path of a layer or parameter, the mask group that it writes: what stands first in the parameter's rules."""
+def groups_written(net: nn.Module, registry: MaskRegistry, heads: Sequence[str]) -> dict[str, str | None]:
+    """By path of a layer or parameter, the mask group that it writes: what stands first in the parameter's rules.
+
+    None: what it writes belongs to every task, as with heads and with submodules that are called as they are.
+    """
     features = FeatureNames(registry)
-    written: dict[str, str] = {}
+    written: dict[str, str | None] = dict.fromkeys(heads)
+    written |= {path: None for path, module in net.named_modules() if isinstance(module, OpaqueLeaf)}
     for name, parameter in net.named_parameters():
         groups = [group for use in features.sides_of(name, parameter.dim()) for group in use[0][1]]
         if groups:
             written[name] = groups[0]
             written.setdefault(name.rpartition(".")[0], groups[0])
+    written.pop("", None)  # of the network's own parameters
     return written
 
 

@@ -53,8 +53,8 @@ class Flow:
     edges: set[tuple[int, int]] = field(default_factory=set)
 
 
-def flow_of(net: GraphModule, written: Mapping[str, str]) -> Flow:
-    """The flow of a converted network. written: the mask group that each layer writes, where it writes one."""
+def flow_of(net: GraphModule, written: Mapping[str, str | None]) -> Flow:
+    """The flow of a converted network. written: see `groups_written`."""
     containers = {
         path.rpartition(".")[0] for path, module in net.named_modules() if isinstance(module, HATLayer | OpaqueLeaf)
     }
@@ -158,8 +158,8 @@ def _merge_chains(graph: nx.DiGraph[Node]) -> None:
         graph.remove_node(before[0])
 
 
-def _give_groups(graph: nx.DiGraph[Node], written: Mapping[str, str]) -> None:
-    """What a layer writes has its group; what any other step does, the one group of all that feeds it."""
+def _give_groups(graph: nx.DiGraph[Node], written: Mapping[str, str | None]) -> None:
+    """What a layer writes has its group; what norms of each task and other steps do, the one of all that feeds them."""
     last: dict[Node, str | None] = {}
     for node in graph.nodes:
         box = graph.nodes[node]["box"]
@@ -167,7 +167,7 @@ def _give_groups(graph: nx.DiGraph[Node], written: Mapping[str, str]) -> None:
         group = next(iter(fed)) if len(fed) == 1 else None
         steps = []
         for step in box.steps:
-            group = written.get(step.name) if step.name else group
+            group = written.get(step.name, group)
             steps.append(replace(step, group=group))
         last[node] = group
         graph.nodes[node]["box"] = replace(box, steps=tuple(steps))

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from promises import SHAPES, WIDTH, check, check_between, ideal
 from torch import Tensor, nn
+
+from tests.rewriters.promises import SHAPES, WIDTH, check, check_between, ideal
 
 SQUARE = WIDTH * WIDTH
 PROJECTIONS: dict[str, Any] = {"one_sided": 4 * WIDTH, "two_sided": 4 * SQUARE}

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from promises import SHAPES, WIDTH, check, check_between, ideal
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
+
+from tests.rewriters.promises import SHAPES, WIDTH, check, check_between, ideal
 
 PLAIN: dict[str, tuple[str, Callable[..., nn.Module], dict[str, Any]]] = {
     "1d": ("lines", nn.Conv1d, {"padding": 1}),

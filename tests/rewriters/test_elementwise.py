@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from promises import SHAPES, WIDTH, Sandwich, check, check_between, ideal
 from torch import Tensor, nn
+
+from tests.rewriters.promises import SHAPES, WIDTH, Sandwich, check, check_between, ideal
 
 Function = Callable[[Tensor], Tensor]
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from promises import WIDTH, check, ideal
 from torch import Tensor, nn
+
+from tests.rewriters.promises import WIDTH, check, ideal
 
 
 class Language(nn.Module):

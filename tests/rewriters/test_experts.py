@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from promises import WIDTH, check_between
 from torch import Tensor, nn
+
+from tests.rewriters.promises import WIDTH, check_between
 
 pytest.importorskip("transformers.integrations.moe")  # registers the operator
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from promises import WIDTH, Sandwich, check, check_between, ideal
 from torch import Tensor, nn
+
+from tests.rewriters.promises import WIDTH, Sandwich, check, check_between, ideal
 
 
 class WithWeight(nn.Module):

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from promises import SHAPES, WIDTH, Sandwich, check, check_between
 from torch import Tensor, nn
+
+from tests.rewriters.promises import SHAPES, WIDTH, Sandwich, check, check_between
 
 CHANNELWISE = {
     "batch_norm": nn.BatchNorm2d(WIDTH),

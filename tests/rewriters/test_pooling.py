@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from promises import WIDTH, check_between
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
+
+from tests.rewriters.promises import WIDTH, check_between
 
 
 def boxes(x: Tensor) -> Tensor:

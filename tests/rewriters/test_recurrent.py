@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from promises import SHAPES, WIDTH, check, check_between, ideal
 from torch import Tensor, nn
+
+from tests.rewriters.promises import SHAPES, WIDTH, check, check_between, ideal
 
 BLOCKS = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 HIDDEN = 8

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from promises import WIDTH, check_between
 from torch import Tensor, nn
 
 from hatify import rewriter
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
 from rewriters import load_rules, registry
+from tests.rewriters.promises import WIDTH, check_between
 
 
 @torch.library.custom_op("hatify_tests::double", mutates_args=())

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from promises import WIDTH, check_between
 from torch import Tensor
+
+from tests.rewriters.promises import WIDTH, check_between
 
 Function = Callable[[Tensor], Tensor]
 
