@@ -34,7 +34,9 @@ class HATCallback(Callback):
         steps = trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise TrainingError("the masks' schedule needs an end: give the Trainer max_epochs or max_steps")
-        self._task = self._stack.enter_context(the_network_in(pl_module).learn(self.task_id, steps=int(steps)))
+        net = the_network_in(pl_module)
+        net.train()  # Lightning leaves modes as they are, and in eval mode masks are binary and do not learn
+        self._task = self._stack.enter_context(net.learn(self.task_id, steps=int(steps)))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Add the regularizer's gradient, in the proportion and at the scale in which the loss's comes."""
