@@ -12,7 +12,8 @@ WIDTH = 140
 def as_text(*parts: RenderableType) -> str:
     """What a console 140 characters wide shows of these."""
     stream = StringIO()
-    console = Console(file=stream, width=WIDTH)
+    # A notebook's console would show instead of write, and colour what is no terminal.
+    console = Console(file=stream, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False)
     for part in parts:
         console.print(part)
     return stream.getvalue()
