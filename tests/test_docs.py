@@ -1,0 +1,19 @@
+"""The site builds from the docstrings, with no broken reference."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs the extra docs")
+def test_the_site_builds(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    outcome = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    reference = (tmp_path / "reference" / "networks" / "index.html").read_text()
+    assert "hatify.module.HATModule.explain" in reference
