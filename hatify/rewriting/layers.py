@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,17 +44,21 @@ class Slot:
 
 @dataclass(frozen=True)
 class OperatorCall:
-    """One operator with the layout of its arguments: slots, lists with slots, and constants."""
+    """One operator with the layout of its arguments: slots, lists with slots, and constants.
+
+    open_args: the positions of the arguments that each call fills anew; the others are constants.
+    """
 
     operator: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: tuple[tuple[str, Any], ...] = ()
     result_masks: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    open_args: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def open_args(self) -> tuple[int, ...]:
-        """The positions of the arguments that each call fills anew; the others are constants."""
-        return tuple(position for position, argument in enumerate(self.args) if _has_slots(argument))
+    def __post_init__(self) -> None:
+        # Not a cached property: torch.compile cannot trace the lock of one.
+        is_open = (position for position, argument in enumerate(self.args) if _has_slots(argument))
+        object.__setattr__(self, "open_args", tuple(is_open))
 
 
 class HATLayer(nn.Module):
