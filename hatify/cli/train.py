@@ -26,6 +26,7 @@ from hatify.cli.data import data_from
 from hatify.cli.training import Settings, accuracy, num_steps, train_task
 from hatify.errors import InputError
 from hatify.files import save
+from hatify.module import HATModule
 from hatify.output import check_writable
 
 DATA_HELP = "An .npz file with `inputs` and `labels`, or package.module:factory, which makes a dataset of such pairs."
@@ -70,8 +71,19 @@ def train(
         net.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"cannot use the device {device!r}: {error}") from None
+    with _progress() as bar, warnings_in_one_line():
+        steps = bar.add_task("", total=num_steps(examples, settings), loss=float("nan"))
+        train_task(net, task, examples, settings, lambda loss: bar.update(steps, advance=1, loss=loss))
+    share = accuracy(net, task, tested, batch_size)
+    save(net, target)
+    _report(net, task, share, as_json)
+    note(f"wrote {target}")
+
+
+def _progress() -> Progress:
+    """A bar for people, which goes when training ends; a program that reads along gets none."""
     console = Console(stderr=True)
-    bar = Progress(
+    return Progress(
         TextColumn("loss {task.fields[loss]:.3f}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -80,17 +92,15 @@ def train(
         transient=True,
         disable=not console.is_terminal,
     )
-    with bar, warnings_in_one_line():
-        steps = bar.add_task("", total=num_steps(examples, settings), loss=float("nan"))
-        train_task(net, task, examples, settings, lambda loss: bar.update(steps, advance=1, loss=loss))
-    share = accuracy(net, task, tested, batch_size)
-    save(net, target)
+
+
+def _report(net: HATModule, task: int, share: float, as_json: bool) -> None:
+    """Print the accuracy, and what the task has taken."""
     capacity = net.capacity()
     features = sum(group.num_features for group in capacity.values())
     used = sum(group.used[task] for group in capacity.values())
     free = sum(group.free for group in capacity.values())
-    data_of_task = {"task": task, "accuracy": share, "features": features, "used": used, "free": free}
+    data = {"task": task, "accuracy": share, "features": features, "used": used, "free": free}
     table = Table("task", "accuracy", "features used", "features free")
     table.add_row(str(task), f"{share:.1%}", f"{used} of {features}", f"{free} of {features}")
-    show(as_json, data_of_task, table)
-    note(f"wrote {target}")
+    show(as_json, data, table)

@@ -41,7 +41,7 @@ def train_task(
     torch.manual_seed(settings.seed)
     loader = DataLoader(data, settings.batch_size, shuffle=True, drop_last=_size(data) > settings.batch_size)
     optimizer = _optimizer(net, settings)
-    steps = settings.epochs * len(loader)
+    steps = num_steps(data, settings)
     schedule = CosineAnnealingLR(optimizer, T_max=steps)
     net.train()
     with net.learn(task_id, steps=steps) as task:

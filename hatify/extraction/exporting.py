@@ -32,7 +32,7 @@ def export_task(extracted: GraphModule, call: Arguments, signature: CallSignatur
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about themselves
         try:
-            program = torch.export.export(extracted, args, kwargs, dynamic_shapes=_dynamic_shapes(call, signature))
+            program = torch.export.export(extracted, args, kwargs, dynamic_shapes=_dynamic_shapes(signature))
         except Exception as error:  # exporters raise their own, and what operators raise
             raise ExtractionError(f"the task cannot be exported: {type(error).__name__}: {error}") from error
         with whole_file(path) as unfinished:
@@ -52,7 +52,7 @@ def _to_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     exported.save(path)
 
 
-def _dynamic_shapes(call: Arguments, signature: CallSignature) -> tuple[Any, ...]:
+def _dynamic_shapes(signature: CallSignature) -> tuple[Any, ...]:
     """By argument, its dimensions that may differ from call to call."""
     dynamic: list[Any] = [
         None if shape is None else {d: torch.export.Dim.AUTO for d, size in enumerate(shape) if size is None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,7 +106,7 @@ def summarise(
         folded=sum(len(node.kwargs.get("masks", ())) for node in net.graph.find_nodes(op="call_module")),
         gates=len(net.graph.find_nodes(op="call_function", target=gate)),
         opaque=tuple(dict.fromkeys(path for path, module in net.named_modules() if isinstance(module, OpaqueLeaf))),
-        unknown=dict(Counter(blueprint.unknown)),
+        unknown=dict(blueprint.unknown),
         whole=tuple(sorted(blueprint.unfollowed)),
         groups=tuple(
             GroupSummary(
