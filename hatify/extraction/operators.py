@@ -1,10 +1,16 @@
-"""Operators whose weights matter entry by entry: one that is not needed can be zero."""
+"""Operators by what extraction makes of them.
+
+BY_ENTRY: their weights matter entry by entry, and one that is not needed can be zero.
+PLAIN: PyTorch's own operators in the place of hatify's.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
+import hatify.gated_sum  # noqa: F401  # registers the operator
 
 aten = torch.ops.aten
 
@@ -17,3 +23,5 @@ SUMS: set[Any] = {aten.addmm.default}
 TABLES: set[Any] = {aten.embedding.default}
 
 BY_ENTRY = LINEAR | CONVOLUTIONS | TRANSPOSED | PRODUCTS | SUMS | TABLES
+
+PLAIN: dict[Any, Any] = {torch.ops.hatify.gated_sum.default: aten.add.Tensor}

@@ -18,7 +18,7 @@ from hatify.capture.modes import DROPOUTS, when_training
 from hatify.capture.mutations import mutates
 from hatify.capture.views import base_of
 from hatify.errors import ExtractionError
-from hatify.extraction.operators import BY_ENTRY, PRODUCTS, SUMS
+from hatify.extraction.operators import BY_ENTRY, PLAIN, PRODUCTS, SUMS
 from hatify.rewriting.layers import HATLayer, Slot, for_each_example, gate, read
 
 aten = torch.ops.aten
@@ -128,7 +128,9 @@ class PlainGraph:
             return _Repeated(arguments[0], arguments[1])
         if node.target is gate:
             return self._multiplied(arguments[0], arguments[1], node)
-        return self._copied(node)
+        copied = self._copied(node)
+        copied.target = PLAIN.get(node.target, node.target)
+        return copied
 
     def _layer(self, node: Node, layer: HATLayer) -> Any:
         """The operator of a HAT layer, with its masks in its parameters."""

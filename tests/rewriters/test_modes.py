@@ -19,7 +19,7 @@ class ByMode(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("in_training", "gates"), [(torch.tanh, 0), (torch.cos, 1), (lambda x: torch.ones_like(x), 1)], ids=str
+    ("in_training", "gates"), [(torch.tanh, 0), (torch.cos, 1), (torch.ones_like, 1)], ids=["tanh", "cos", "ones_like"]
 )
 def test_what_the_modes_compute_shares_its_features(in_training: Callable[[Tensor], Tensor], gates: int) -> None:
     check_between("vectors", ByMode(in_training, torch.relu), gates=gates)

@@ -1,0 +1,24 @@
+"""A residual sum that has a mask of its own, where `branch + shortcut` couples the features of both."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("hatify::gated_sum", mutates_args=())
+def gated_sum(branch: Tensor, shortcut: Tensor) -> Tensor:
+    """`branch + shortcut`, two tensors of one shape; once converted, `mask * (branch + shortcut)`.
+
+    The mask is that of the features of `branch`. Those of `shortcut` keep their own, so that each block of a residual
+    network chooses anew which features of the stream the next block sees, as HAT-CL does it (Duan 2023, section 3.2).
+    """
+    return branch + shortcut
+
+
+@gated_sum.register_fake
+def _(branch: Tensor, shortcut: Tensor) -> Tensor:
+    return branch + shortcut
+
+
+gated_sum.register_autograd(lambda context, gradient: (gradient, gradient))
