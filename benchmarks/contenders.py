@@ -109,7 +109,8 @@ def _contender(
         return torch.autocast(setting.device, torch.bfloat16) if setting.autocast else nullcontext()
 
     def train_step() -> None:
-        network.train()
+        if not network.training:  # to set a mode is to visit each module; a loop does it once
+            network.train()
         with numbers():
             loss = cross_entropy(call(images), labels) + regularization()
         optimizer.zero_grad()
@@ -117,7 +118,8 @@ def _contender(
         optimizer.step()
 
     def infer() -> None:
-        network.eval()
+        if network.training:
+            network.eval()
         with torch.no_grad(), numbers():
             call(images, **(task or {}))
 

@@ -87,23 +87,23 @@ class HATLayer(nn.Module):
         used = self.calls[call]
         if self.training and self.counter is not None:
             self.of_task(self.counter, task_id).add_(1)
+        own = self.per_task[task_id] if self.task_indexed and task_id is not None else self
         args = list(used.args)
         for position in used.open_args:
-            args[position] = self._fill(args[position], operands, masks, task_id)
-        kwargs = {name: self._fill(value, operands, masks, task_id) for name, value in used.kwargs}
-        return _masked(used.operator(*args, **kwargs), used.result_masks, masks)
+            args[position] = self._fill(args[position], operands, masks, own)
+        kwargs = {name: self._fill(value, operands, masks, own) for name, value in used.kwargs}
+        result = used.operator(*args, **kwargs)
+        return _masked(result, used.result_masks, masks) if used.result_masks and masks else result
 
-    def _fill(self, argument: Any, operands: Sequence[Any], masks: Sequence[Tensor | None], task_id: int | None) -> Any:
-        if isinstance(argument, list):
-            return [self._fill(element, operands, masks, task_id) for element in argument]
-        if not isinstance(argument, Slot):
-            return argument
-        if argument.operand is not None:
-            value = operands[argument.operand]
-        elif argument.attribute is not None:
-            value = self.of_task(argument.attribute, task_id)
+    def _fill(self, argument: Any, operands: Sequence[Any], masks: Sequence[Tensor | None], own: nn.Module) -> Any:
+        """The value of an argument. own: what holds the parameters that are kept once a task."""
+        if type(argument) is not Slot:
+            return [self._fill(a, operands, masks, own) for a in argument] if isinstance(argument, list) else argument
+        name = argument.attribute
+        if name is not None:
+            value = getattr(own if name in self.task_indexed else self, name)
         else:
-            value = None
+            value = None if argument.operand is None else operands[argument.operand]
         return _masked(value, argument.masks, masks) if argument.masks and masks else value
 
     def of_task(self, name: str, task_id: int | None) -> Any:
@@ -141,7 +141,7 @@ def _has_slots(argument: Any) -> bool:
 
 def _masked(value: Any, places: Sequence[tuple[int, tuple[int, ...]]], masks: Sequence[Tensor | None]) -> Any:
     for position, shape in places:
-        mask = masks[position] if masks else None
+        mask = masks[position]
         if mask is None:
             continue
         if mask.shape != shape:  # to ask costs less than a view of the same shape
