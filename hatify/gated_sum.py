@@ -11,7 +11,7 @@ def gated_sum(branch: Tensor, shortcut: Tensor) -> Tensor:
     """`branch + shortcut`, two tensors of one shape; once converted, `mask * (branch + shortcut)`.
 
     The mask is that of the features of `branch`. Those of `shortcut` keep their own, so that each block of a residual
-    network chooses anew which features of the stream the next block sees, as HAT-CL does it (Duan 2023, section 3.2).
+    network chooses anew which features of the stream the next block sees, as in HAT-CL (Duan 2023).
     """
     return branch + shortcut
 

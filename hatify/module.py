@@ -178,6 +178,7 @@ class HATModule(GraphModule):
 
     @property
     def num_tasks(self) -> int:
+        """How many tasks there is room for; their ids are 0 to `num_tasks - 1`."""
         return self.registry.num_tasks
 
     @property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hatify import load, save
 from hatify.errors import CheckpointError
 
 pytest.importorskip("timm")
@@ -92,6 +93,14 @@ def test_tasks_have_the_logits_of_hat_cl(state: StateDict, tmp_path: Path) -> No
         extracted = net.extract(0)
         torch.testing.assert_close(extracted(images), net(images, task_id=0), rtol=1e-4, atol=1e-4)
         assert all("hatify" not in str(node.target) for node in extracted.graph.nodes)
+
+
+def test_it_is_saved_as_any_other(state: StateDict, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "net.pt")
+    net = load_resnet(tmp_path / "net.pt").eval()
+    save(net, tmp_path / "net.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load(tmp_path / "net.safetensors").eval()(images, task_id=1), net(images, task_id=1))
 
 
 def test_the_next_task_moves_none_of_them(state: StateDict, tmp_path: Path) -> None:

@@ -129,12 +129,15 @@ class Call:
 
     @property
     def result_shape(self) -> tuple[int, ...]:
+        """The shape of the result, of several that of the first."""
         return self.results[0]
 
     def shape(self, node: Node) -> tuple[int, ...]:
+        """The shape of an operand; a dynamic dimension has its size in the example inputs."""
         return shape_of(node.meta["val"])
 
     def support(self, node: Node) -> Support:
+        """The support of an operand: the feature of each entry, as an array broadcastable to it."""
         support = self._supports[node]
         assert isinstance(support, np.ndarray), f"{node} returns several tensors"
         return self.variables.find(support)
@@ -145,6 +148,7 @@ class Call:
         return tuple(self.variables.find(s) for s in support)
 
     def fresh(self, size: int) -> npt.NDArray[np.int64]:
+        """New features [size], written by this call."""
         return self.variables.fresh(size, self.node)
 
     def has_features(self, node: Node) -> bool:

@@ -23,11 +23,14 @@ SHAPES = (torch.ops.aten.sym_size.int, torch.ops.aten.sym_numel.default, getattr
 
 @dataclass(frozen=True)
 class Coverage:
+    """certain: nodes whose dead entries are zero. covered: those, and nodes whose dead entries reach no output."""
+
     certain: frozenset[Node]
     covered: frozenset[Node]
 
 
 def find_coverage(graph: Graph, inference: Inference, gates: Mapping[Node, Placement]) -> Coverage:
+    """Which dead entries are zero, or harmless, under these gates."""
     certain = _certain(graph, inference, gates)
     covered: set[Node] = set(certain)
     for node in reversed(graph.nodes):

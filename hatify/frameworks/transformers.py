@@ -39,7 +39,11 @@ class HATCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self._task is not None and self.regularization:
-            (self.regularization * self._task.regularization()).backward()
+            penalty = self.regularization * self._task.regularization()
+            scaler = getattr(kwargs.get("optimizer"), "scaler", None)
+            if scaler is not None and args.max_grad_norm <= 0:  # in float16 the loss's scale stays until clipping
+                penalty = scaler.scale(penalty)
+            penalty.backward()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

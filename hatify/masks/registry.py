@@ -95,6 +95,7 @@ class MaskRegistry(nn.Module):
         return groups
 
     def embedding(self, group: str, task_id: int) -> nn.Parameter:
+        """A task's embeddings [num_features] of one group."""
         parameters: Any = self.embeddings[self._keys[group]]
         return parameters[task_id]
 
@@ -124,6 +125,7 @@ class MaskRegistry(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The embeddings' type of numbers, and so the masks'."""
         return self.task_embeddings(0)[0].dtype if self.layout else torch.get_default_dtype()
 
     def masks(self, task_id: int, mask_scale: Tensor | float | None) -> Tensor:

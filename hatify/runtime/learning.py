@@ -50,6 +50,7 @@ class LearningTask:
 
     @property
     def progress(self) -> float:
+        """How far the task is, in [0, 1]; the mask scale follows it."""
         return self._progress
 
     @progress.setter

@@ -25,6 +25,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
+        """Whether all checks passed."""
         return all(check.ok for check in self.checks)
 
     def __iter__(self) -> Iterator[Check]:

@@ -1,0 +1,68 @@
+"""hatify beside other methods of continual learning: the same network, data, optimizer and epochs for all.
+
+    python -m benchmarks.learning.comparison [--seeds 3] [--epochs 10]
+
+Accuracy is the mean over tasks after the last one; forgetting is what of it was lost since each task was learned.
+"Moved" counts the tasks whose logits changed in any bit. EWC is shown with each of three strengths. Fine-tuning, joint
+training, EWC and PackNet are Avalanche's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+from benchmarks.learning.methods import METHODS, learn
+from benchmarks.learning.networks import NETWORKS
+from benchmarks.learning.runs import finished, markdown, parser, spread
+from benchmarks.learning.sequences import SEQUENCES, Sequence
+
+HEADER = ("sequence", "method", "accuracy, %", "forgetting, points", "moved", "parameters")
+
+
+def run(method: str, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]:
+    outcome, _ = learn(METHODS[method], NETWORKS["MLP"], sequence, epochs, seed)
+    return asdict(outcome)
+
+
+def forgetting(outcome: dict[str, Any]) -> float:
+    """The mean loss of accuracy since each task was learned, over all tasks but the last."""
+    pairs = zip(outcome["learned"][:-1], outcome["accuracy"], strict=False)
+    return fmean(then - now for then, now in pairs)
+
+
+def row(sequence: str, method: str, outcomes: list[dict[str, Any]]) -> list[str]:
+    ordered = outcomes[0]["learned"] is not None
+    return [
+        sequence,
+        method,
+        spread([fmean(outcome["accuracy"]) for outcome in outcomes]),
+        spread([forgetting(outcome) for outcome in outcomes]) if ordered else "",
+        str(max(outcome["moved"] for outcome in outcomes)) if ordered else "",
+        f"{outcomes[0]['parameters'] / 1e3:,.0f} k",
+    ]
+
+
+def main() -> None:
+    arguments = parser(__doc__, "comparison.json", seeds=3, epochs=10).parse_args()
+    sequences = {name: make() for name, make in SEQUENCES.items()}
+    runs: dict[str, Callable[[], Any]] = {
+        f"{name}/{method}/{seed}": partial(run, method, sequence, arguments.epochs, seed)
+        for name, sequence in sequences.items()
+        for method in METHODS
+        for seed in range(arguments.seeds)
+    }
+    results = finished(runs, arguments.results)
+    rows = [
+        row(sequence.name, method, [results[f"{name}/{method}/{seed}"] for seed in range(arguments.seeds)])
+        for name, sequence in sequences.items()
+        for method in METHODS
+    ]
+    print(markdown(HEADER, rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Methods of continual learning under one training loop, Avalanche's: each is a network and a plugin."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from avalanche.benchmarks import tensors_benchmark
+from avalanche.models import PackNetModel
+from avalanche.models.dynamic_modules import MultiTaskModule
+from avalanche.models.packnet import PackNetPlugin
+from avalanche.training import JointTraining, Naive
+from avalanche.training.plugins import EvaluationPlugin, EWCPlugin
+from torch import Tensor, nn
+
+from benchmarks.learning.networks import Build
+from benchmarks.learning.sequences import Sequence
+from hatify import HATConfig, HATModule, hatify
+from hatify.frameworks.avalanche import HATPlugin
+
+LEARNING_RATE = 1e-3
+MASK_LEARNING_RATE = 5e-2  # an embedding has to cross zero, one unit away, within the steps of a task
+BATCH_SIZE = 32
+
+
+@dataclass
+class Contestant:
+    """A network, and how its training differs from fine-tuning.
+
+    plugin: of Avalanche; None: fine-tuning. masks: parameters that learn at the masks' rate.
+    anew: a network for each task. together: all tasks at once.
+    """
+
+    network: nn.Module
+    plugin: Any = None
+    masks: list[nn.Parameter] = field(default_factory=list)
+    anew: bool = False
+    together: bool = False
+
+
+Method = Callable[[Build, Sequence, int], Contestant]  # of a network, a sequence and the epochs of each task
+
+
+class MultiHead(MultiTaskModule):
+    """A network with a head of its own for each task."""
+
+    def __init__(self, trunk: nn.Module, num_tasks: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(copy.deepcopy(trunk.head) for _ in range(num_tasks))
+        trunk.head = nn.Identity()
+        self.trunk = trunk
+
+    def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:
+        return self.heads[task_label](self.trunk(x))
+
+
+def with_masks(
+    build: Build, sequence: Sequence, epochs: int, config: HATConfig | None = None, regularization: float = 0.75
+) -> Contestant:
+    example = torch.zeros(2, *sequence.image_shape)
+    model = build(sequence.image_shape, sequence.num_classes)
+    net = hatify(model, num_tasks=len(sequence.tasks), example_inputs=(example,), config=config)
+    return Contestant(net, HATPlugin(regularization), list(net.registry.parameters()))
+
+
+def _multi_head(build: Build, sequence: Sequence) -> MultiHead:
+    return MultiHead(build(sequence.image_shape, sequence.num_classes), len(sequence.tasks))
+
+
+def fine_tuning(build: Build, sequence: Sequence, epochs: int) -> Contestant:
+    return Contestant(_multi_head(build, sequence))
+
+
+def joint(build: Build, sequence: Sequence, epochs: int) -> Contestant:
+    return Contestant(_multi_head(build, sequence), together=True)
+
+
+def network_a_task(build: Build, sequence: Sequence, epochs: int) -> Contestant:
+    return Contestant(build(sequence.image_shape, sequence.num_classes), anew=True)
+
+
+def ewc(build: Build, sequence: Sequence, epochs: int, strength: float) -> Contestant:
+    return Contestant(_multi_head(build, sequence), EWCPlugin(strength))
+
+
+def packnet(build: Build, sequence: Sequence, epochs: int) -> Contestant:
+    """Each task keeps the same share of the weights; the last third of its epochs is for what pruning has left."""
+    count = len(sequence.tasks)
+    left = [1 - 1 / (count - task) for task in range(count)]
+    network = PackNetModel(build(sequence.image_shape, sequence.num_classes))
+    return Contestant(network, PackNetPlugin(max(1, epochs // 3), left))
+
+
+METHODS: dict[str, Method] = {
+    "hatify": with_masks,
+    "fine-tuning": fine_tuning,
+    "EWC, 10": partial(ewc, strength=10.0),
+    "EWC, 100": partial(ewc, strength=100.0),
+    "EWC, 1000": partial(ewc, strength=1000.0),
+    "PackNet": packnet,
+    "a network a task": network_a_task,
+    "joint training": joint,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a method did.
+
+    accuracy: of each task after the last, in [0, 1]. learned: of each right after it was learned; None: all at once.
+    moved: the tasks, of all but the last, whose test logits are no longer bitwise what they were then.
+    parameters: of all its networks.
+    """
+
+    accuracy: list[float]
+    learned: list[float] | None
+    moved: int
+    parameters: int
+
+
+def learn(method: Method, build: Build, sequence: Sequence, epochs: int, seed: int) -> tuple[Outcome, list[nn.Module]]:
+    """Learn a sequence. Returns the outcome and the network that answers each task."""
+    torch.manual_seed(seed)
+    contestant = method(build, sequence, epochs)
+    fresh = copy.deepcopy(contestant.network) if contestant.anew else None
+    stream = _stream(sequence)
+    networks: list[nn.Module] = []
+    remembered: list[Tensor] = []
+    strategy = _strategy(contestant, epochs)
+    if contestant.together:
+        strategy.train(stream)
+        networks = [contestant.network] * len(sequence.tasks)
+    for task_id, experience in enumerate(() if contestant.together else stream):
+        if fresh is not None:
+            contestant.network = copy.deepcopy(fresh)
+            strategy = _strategy(contestant, epochs)
+        strategy.optimizer = _optimizer(contestant)
+        strategy.train(experience)
+        networks.append(contestant.network)
+        remembered.append(logits(contestant.network, sequence, task_id))
+    final = [logits(network, sequence, task_id) for task_id, network in enumerate(networks)]
+    moved = sum(not torch.equal(now, then) for now, then in zip(final[:-1], remembered, strict=False))
+    outcome = Outcome(
+        [accuracy(now, sequence, task_id) for task_id, now in enumerate(final)],
+        None if contestant.together else [accuracy(then, sequence, task_id) for task_id, then in enumerate(remembered)],
+        moved,
+        sum(p.numel() for network in {id(n): n for n in networks}.values() for p in network.parameters()),
+    )
+    return outcome, networks
+
+
+@torch.no_grad()
+def logits(network: nn.Module, sequence: Sequence, task_id: int) -> Tensor:
+    """A task's logits on its test images, in eval mode."""
+    network.eval()
+    inputs = sequence.tasks[task_id].test.inputs
+    if isinstance(network, HATModule):
+        return network(inputs, task_id=task_id)
+    if isinstance(network, MultiTaskModule):
+        return network(inputs, torch.full((len(inputs),), task_id))
+    return network(inputs)
+
+
+def accuracy(answers: Tensor, sequence: Sequence, task_id: int) -> float:
+    return (answers.argmax(1) == sequence.tasks[task_id].test.labels).float().mean().item()
+
+
+def _stream(sequence: Sequence) -> Any:
+    train, test = (
+        [(e.inputs, e.labels) for e in (getattr(t, part) for t in sequence.tasks)] for part in ("train", "test")
+    )
+    return tensors_benchmark(train, test, task_labels=list(range(len(sequence.tasks)))).train_stream
+
+
+def _strategy(contestant: Contestant, epochs: int) -> Any:
+    kind = JointTraining if contestant.together else Naive
+    logging.getLogger("avalanche").setLevel(logging.ERROR)
+    return kind(
+        model=contestant.network,
+        optimizer=_optimizer(contestant),
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=BATCH_SIZE,
+        train_epochs=epochs,
+        plugins=[] if contestant.plugin is None else [contestant.plugin],
+        evaluator=EvaluationPlugin(),
+    )
+
+
+def _optimizer(contestant: Contestant) -> torch.optim.Optimizer:
+    masks = {id(parameter) for parameter in contestant.masks}
+    weights = [parameter for parameter in contestant.network.parameters() if id(parameter) not in masks]
+    groups = [{"params": weights}]
+    if masks:
+        groups.append({"params": contestant.masks, "lr": MASK_LEARNING_RATE})
+    return torch.optim.Adam(groups, lr=LEARNING_RATE)
+
+
+def relearn(net: HATModule, sequence: Sequence, task_id: int, epochs: int) -> None:
+    """Learn one task of a sequence on a converted network that knows others."""
+    contestant = Contestant(net, HATPlugin(), list(net.registry.parameters()))
+    _strategy(contestant, epochs).train(_stream(sequence)[task_id])

@@ -1,0 +1,52 @@
+"""Runs of an experiment: kept in a JSON file one by one, so that a stopped experiment goes on where it was."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+Run = Callable[[], Any]  # gives plain data
+
+
+def finished(runs: Mapping[str, Run], path: Path) -> dict[str, Any]:
+    """The results of runs by name; those that `path` lacks are run, and added to it."""
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for name in track([name for name in runs if name not in known], console=Console(stderr=True)):
+        known[name] = runs[name]()
+        path.write_text(json.dumps(known, indent=1))
+    return {name: known[name] for name in runs}
+
+
+def parser(
+    documentation: str | None, results: str, *, seeds: int, epochs: int | None = None
+) -> argparse.ArgumentParser:
+    """Arguments that the experiments share, with this one's defaults."""
+    parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--results", type=Path, default=Path(results), help="JSON file of the runs, to go on from")
+    if epochs is not None:
+        parser.add_argument("--epochs", type=int, default=epochs, help="passes over each task's images")
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(2)
+    return parser
+
+
+def spread(values: Sequence[float], scale: float = 100.0, digits: int = 1) -> str:
+    """Mean and standard deviation over seeds; of shares, in percent."""
+    mean = f"{scale * statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {scale * statistics.stdev(values):.{digits}f}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table as README has it."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
