@@ -2,10 +2,10 @@
 
     python -m benchmarks.overhead [NAME ...] [--compile] [--autocast] [--json results.json]
 
-Forms of a model (see `contenders`) take turns in one process, ratios are of the same round, and the median of several
-processes counts. "Unfolded" shows what folding masks into weights buys, "extracted" is `net.extract(t)` of a task with
-40 % of each group. Memory is the peak of a process on CPU, of the allocator on CUDA, which is used where there is one.
-`--tasks` times steps at 2 and at 50 trained tasks instead, `--profile` prints where the time of a converted step goes.
+Forms of a model (see `contenders`) take turns in one process, and ratios are of the same round: "unfolded" shows what
+folding masks into weights buys, "extracted" is `net.extract(t)` of a task with 40 % of each group. Memory is the peak
+of a process of its own on CPU, of the allocator on CUDA, which is used where there is one. `--tasks` times steps at 2
+and at 50 trained tasks instead, `--profile` prints where the time of a converted step goes.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -49,16 +47,9 @@ BATCHES = {
 }
 WARM_UP = 2
 # glibc gives freed memory back and takes it anew, page by page, and which form pays for that is chance: here none does.
-USUAL: Mapping[str, str] = MappingProxyType({})
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**35)}
 PROCESSES = 3
-TIMED = (
-    *("plain_training", "plain_inference", "training", "inference", "again"),
-    *("unfolded_training", "unfolded_inference", "extracted"),
-)
 INFERENCES = 3  # rounds of inference for each of training: they are short, and what is asked of them is finer
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -91,40 +82,7 @@ class Row:
 
 
 def measure(setting: Setting, rounds: int) -> Row:
-    """The medians of processes of their own: where their memory lies alone makes a difference of some percent."""
-    rows = [alone(_measure_here, setting, rounds, environment=ALLOCATOR) for _ in range(PROCESSES)]
-    medians = {field: _median([getattr(row, field) for row in rows]) for field in TIMED}
-    memory = None if setting.compile_mode else _peak(setting, "converted") / _peak(setting, "plain")
-    return replace(rows[0], **medians, memory=memory)
-
-
-def alone(function: Callable[..., Result], *arguments: Any, environment: Mapping[str, str] = USUAL) -> Result:
-    """The result of a function in a process of its own, which has these environment variables, too."""
-    usual = dict(os.environ)
-    os.environ.update(environment)
-    try:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(_quietly, (function, *arguments))
-    finally:
-        for name in environment:
-            del os.environ[name]
-        os.environ.update(usual)
-
-
-def _quietly(function: Callable[..., Result], *arguments: Any) -> Result:
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(2)
-    torch._dynamo.config.recompile_limit = 32
-    return function(*arguments)
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    measured = [value for value in values if value is not None]
-    return statistics.median(measured) if measured else None
-
-
-def _measure_here(setting: Setting, rounds: int) -> Row:
-    """All but the memory."""
+    counters.clear()
     with ExitStack() as stack:
         forms = {
             form: contender(setting, form, stack) for form in FORMS if form != "unfolded" or not setting.compile_mode
@@ -153,7 +111,7 @@ def _measure_here(setting: Setting, rounds: int) -> Row:
         in_inference.get("extracted"),
         _size(extracted.network) / _size(forms["plain"].network),
         difference,
-        None,
+        None if setting.compile_mode else _peak(setting, "converted") / _peak(setting, "plain"),
         own_gates,
         graphs,
         breaks,
@@ -198,11 +156,14 @@ def _difference(converted: Contender, extracted: Contender) -> float:
 
 def _peak(setting: Setting, form: str) -> float:
     """Bytes at the peak of three training steps: the median of processes of their own, which differ by some percent."""
-    return statistics.median(alone(_peak_here, setting, form) for _ in range(PROCESSES))
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return statistics.median(pool.apply(_peak_here, (setting, form)) for _ in range(PROCESSES))
 
 
 def _peak_here(setting: Setting, form: str) -> float:
     """On CPU: tensors before the steps, and what steps take on top; not what libraries and the conversion left."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(2)
     with ExitStack() as stack:
         step = contender(setting, form, stack).train_step
         step()
@@ -282,10 +243,18 @@ def show(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
+def keep_freed_memory() -> None:
+    """Start anew with an allocator that does; processes of this one have the usual one again."""
+    if not os.environ.keys() >= ALLOCATOR.keys():
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.overhead", *sys.argv[1:]], os.environ | ALLOCATOR)
+    for name in ALLOCATOR:
+        del os.environ[name]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"timm models, default: {', '.join(BATCHES)}")
-    parser.add_argument("--rounds", type=int, default=4, help="of training in each process")
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--batch", type=int, help="images a step; default: the model's usual")
     parser.add_argument("--compile", nargs="?", const="default", help="with torch.compile, in this mode")
     parser.add_argument("--autocast", action="store_true", help="in bfloat16")
@@ -293,19 +262,23 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
+    keep_freed_memory()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(2)
+    torch._dynamo.config.recompile_limit = 32
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows: list[Row] = []
     for name in arguments.names or BATCHES:
         batch = arguments.batch or BATCHES.get(name, 32)
         setting = Setting(name, batch, device, arguments.autocast, arguments.compile)
         if arguments.profile:
-            print(alone(profile, setting))
+            print(profile(setting))
         elif arguments.tasks:
-            ratio = alone(measure_tasks, setting, arguments.rounds, environment=ALLOCATOR)
-            print(f"{name}: step at 50 trained tasks / at 2: {ratio:.3f}")
+            print(f"{name}: step at 50 trained tasks / at 2: {measure_tasks(setting, arguments.rounds):.3f}")
         else:
             rows.append(measure(setting, arguments.rounds))
             show(rows[-1:], Console(width=180))
+            torch.compiler.reset()
     if rows:
         show(rows, Console(width=180))
         print(

@@ -23,7 +23,6 @@ from benchmarks.learning.sequences import Sequence
 from hatify import HATConfig, HATModule, hatify
 from hatify.frameworks.avalanche import HATPlugin
 
-LEARNING_RATE = 1e-3
 MASK_LEARNING_RATE = 5e-2  # an embedding has to cross zero, one unit away, within the steps of a task
 BATCH_SIZE = 32
 
@@ -62,14 +61,14 @@ class MultiHead(MultiTaskModule):
 def with_masks(
     build: Build, sequence: Sequence, epochs: int, config: HATConfig | None = None, regularization: float = 0.75
 ) -> Contestant:
-    example = torch.zeros(2, *sequence.image_shape)
-    model = build(sequence.image_shape, sequence.num_classes)
+    example = sequence.tasks[0].train.inputs[:2]
+    model = build(sequence.shape, sequence.num_classes)
     net = hatify(model, num_tasks=len(sequence.tasks), example_inputs=(example,), config=config)
     return Contestant(net, HATPlugin(regularization), list(net.registry.parameters()))
 
 
 def _multi_head(build: Build, sequence: Sequence) -> MultiHead:
-    return MultiHead(build(sequence.image_shape, sequence.num_classes), len(sequence.tasks))
+    return MultiHead(build(sequence.shape, sequence.num_classes), len(sequence.tasks))
 
 
 def fine_tuning(build: Build, sequence: Sequence, epochs: int) -> Contestant:
@@ -81,7 +80,7 @@ def joint(build: Build, sequence: Sequence, epochs: int) -> Contestant:
 
 
 def network_a_task(build: Build, sequence: Sequence, epochs: int) -> Contestant:
-    return Contestant(build(sequence.image_shape, sequence.num_classes), anew=True)
+    return Contestant(build(sequence.shape, sequence.num_classes), anew=True)
 
 
 def ewc(build: Build, sequence: Sequence, epochs: int, strength: float) -> Contestant:
@@ -92,7 +91,7 @@ def packnet(build: Build, sequence: Sequence, epochs: int) -> Contestant:
     """Each task keeps the same share of the weights; the last third of its epochs is for what pruning has left."""
     count = len(sequence.tasks)
     left = [1 - 1 / (count - task) for task in range(count)]
-    network = PackNetModel(build(sequence.image_shape, sequence.num_classes))
+    network = PackNetModel(build(sequence.shape, sequence.num_classes))
     return Contestant(network, PackNetPlugin(max(1, epochs // 3), left))
 
 
@@ -131,15 +130,15 @@ def learn(method: Method, build: Build, sequence: Sequence, epochs: int, seed: i
     stream = _stream(sequence)
     networks: list[nn.Module] = []
     remembered: list[Tensor] = []
-    strategy = _strategy(contestant, epochs)
+    strategy = _strategy(contestant, sequence, epochs)
     if contestant.together:
         strategy.train(stream)
         networks = [contestant.network] * len(sequence.tasks)
     for task_id, experience in enumerate(() if contestant.together else stream):
         if fresh is not None:
             contestant.network = copy.deepcopy(fresh)
-            strategy = _strategy(contestant, epochs)
-        strategy.optimizer = _optimizer(contestant)
+            strategy = _strategy(contestant, sequence, epochs)
+        strategy.optimizer = _optimizer(contestant, sequence)
         strategy.train(experience)
         networks.append(contestant.network)
         remembered.append(logits(contestant.network, sequence, task_id))
@@ -177,12 +176,12 @@ def _stream(sequence: Sequence) -> Any:
     return tensors_benchmark(train, test, task_labels=list(range(len(sequence.tasks)))).train_stream
 
 
-def _strategy(contestant: Contestant, epochs: int) -> Any:
+def _strategy(contestant: Contestant, sequence: Sequence, epochs: int) -> Any:
     kind = JointTraining if contestant.together else Naive
     logging.getLogger("avalanche").setLevel(logging.ERROR)
     return kind(
         model=contestant.network,
-        optimizer=_optimizer(contestant),
+        optimizer=_optimizer(contestant, sequence),
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=BATCH_SIZE,
         train_epochs=epochs,
@@ -191,16 +190,16 @@ def _strategy(contestant: Contestant, epochs: int) -> Any:
     )
 
 
-def _optimizer(contestant: Contestant) -> torch.optim.Optimizer:
+def _optimizer(contestant: Contestant, sequence: Sequence) -> torch.optim.Optimizer:
     masks = {id(parameter) for parameter in contestant.masks}
     weights = [parameter for parameter in contestant.network.parameters() if id(parameter) not in masks]
     groups = [{"params": weights}]
     if masks:
         groups.append({"params": contestant.masks, "lr": MASK_LEARNING_RATE})
-    return torch.optim.Adam(groups, lr=LEARNING_RATE)
+    return torch.optim.Adam(groups, lr=sequence.learning_rate)
 
 
 def relearn(net: HATModule, sequence: Sequence, task_id: int, epochs: int) -> None:
     """Learn one task of a sequence on a converted network that knows others."""
     contestant = Contestant(net, HATPlugin(), list(net.registry.parameters()))
-    _strategy(contestant, epochs).train(_stream(sequence)[task_id])
+    _strategy(contestant, sequence, epochs).train(_stream(sequence)[task_id])

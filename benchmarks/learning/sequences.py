@@ -17,7 +17,7 @@ TEST_SHARE = 5  # every fifth image is a test image
 
 @dataclass(frozen=True)
 class Examples:
-    """inputs [N, 1, height, width], normalised; labels [N], int64."""
+    """inputs [N, ...]: images [N, 1, height, width], normalised, or tokens; labels [N], int64."""
 
     inputs: Tensor
     labels: Tensor
@@ -31,14 +31,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Tasks with the same number of classes each."""
+    """Tasks with the same number of classes each. learning_rate: of the weights."""
 
     name: str
     tasks: list[Task]
     num_classes: int
+    learning_rate: float = 1e-3
 
     @property
-    def image_shape(self) -> torch.Size:
+    def shape(self) -> torch.Size:
         return self.tasks[0].train.inputs.shape[1:]
 
 
