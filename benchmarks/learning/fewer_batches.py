@@ -1,6 +1,6 @@
 """Does HAT-CL's recipe need fewer batches than the original's? (Duan 2023, section 4.1)
 
-    python -m benchmarks.learning.fewer_batches [--seeds 3]
+    python -m benchmarks.learning.fewer_batches [--seeds 2]
 
 HAT-CL begins with dense masks (embeddings of one) and moves the mask scale along a cosine; the original begins with
 random ones and anneals it linearly, anew in each epoch. Each recipe learns the whole sequence with several budgets
@@ -49,7 +49,7 @@ def row(name: str, recipe: str, results: dict[str, Any], seeds: range, batches: 
 
 
 def main() -> None:
-    arguments = parser(__doc__, "fewer_batches.json", seeds=3).parse_args()
+    arguments = parser(__doc__, "fewer_batches.json", seeds=2).parse_args()
     seeds = range(arguments.seeds)
     settings = {"Split-MNIST/MLP": split(), "Permuted-MNIST/MLP": permuted(5), "Split-MNIST/ResNet": split()}
     recipe_names = list(recipes(1))

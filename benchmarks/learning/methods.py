@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks import tensors_benchmark
-from avalanche.models import PackNetModel
 from avalanche.models.dynamic_modules import MultiTaskModule
-from avalanche.models.packnet import PackNetPlugin
+from avalanche.models.packnet import PackNetModel, PackNetPlugin
 from avalanche.training import JointTraining, Naive
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin
 from torch import Tensor, nn
