@@ -1,6 +1,6 @@
 """hatify beside other methods of continual learning: the same network, data, optimizer and epochs for all.
 
-    python -m benchmarks.learning.comparison [--seeds 3] [--epochs 10]
+    python -m benchmarks.learning.comparison [--seeds 3] [--epochs 8]
 
 Accuracy is the mean over tasks after the last one; forgetting is what of it was lost since each task was learned.
 "Moved" counts the tasks whose logits changed in any bit. EWC is shown with each of three strengths. Fine-tuning, joint
@@ -47,7 +47,7 @@ def row(sequence: str, method: str, outcomes: list[dict[str, Any]]) -> list[str]
 
 
 def main() -> None:
-    arguments = parser(__doc__, "comparison.json", seeds=3, epochs=10).parse_args()
+    arguments = parser(__doc__, "comparison.json", seeds=3, epochs=8).parse_args()
     sequences = {name: make() for name, make in SEQUENCES.items()}
     runs: dict[str, Callable[[], Any]] = {
         f"{name}/{method}/{seed}": partial(run, method, sequence, arguments.epochs, seed)

@@ -19,7 +19,7 @@ from benchmarks.learning.runs import finished, markdown, parser, spread
 from benchmarks.learning.sequences import Sequence, permuted, split
 from hatify import HATConfig
 
-BUDGETS = (1, 2, 3, 5, 8, 12, 20)
+BUDGETS = (1, 2, 4, 8, 16)
 MARGIN = 0.01
 HEADER = ("sequence", "network", "recipe", "joint, %", *(f"{budget} epochs" for budget in BUDGETS), "batches needed")
 

@@ -1,6 +1,6 @@
 """Forget each of ten tasks in turn: what becomes of it, of the others, and of the room that it leaves.
 
-    python -m benchmarks.learning.forgetting [--seeds 2] [--epochs 10]
+    python -m benchmarks.learning.forgetting [--seeds 2] [--epochs 8]
 
 Networks of several widths learn ten tasks of Permuted-MNIST. Of a copy each, one task is forgotten: its accuracy falls
 to chance, the others' logits stay, bitwise, and it is learned again in the room that it left. "Its own" is the share of
@@ -62,7 +62,7 @@ def _columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    arguments = parser(__doc__, "forgetting.json", seeds=2, epochs=10).parse_args()
+    arguments = parser(__doc__, "forgetting.json", seeds=2, epochs=8).parse_args()
     sequence = permuted(10)
     runs = {
         f"{width}/{seed}": partial(run, width, sequence, arguments.epochs, seed)

@@ -1,6 +1,6 @@
 """Fifty tasks on one network: when is it full, and what do the settings do?
 
-    python -m benchmarks.learning.long_sequence [--seeds 1] [--epochs 10]
+    python -m benchmarks.learning.long_sequence [--seeds 1] [--epochs 8]
 
 Each setting learns fifty tasks of permuted small digits on an MLP. Accuracies are those of the tasks as they were
 learned, in tens, beside those of a fresh network for each; what is free is counted after the last.
@@ -57,7 +57,7 @@ def run(name: str, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]
 
 
 def main() -> None:
-    arguments = parser(__doc__, "long_sequence.json", seeds=1, epochs=10).parse_args()
+    arguments = parser(__doc__, "long_sequence.json", seeds=1, epochs=8).parse_args()
     sequence = permuted_small(NUM_TASKS)
     runs = {
         f"{name}/{seed}": partial(run, name, sequence, arguments.epochs, seed)

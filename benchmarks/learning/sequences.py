@@ -49,8 +49,8 @@ def split() -> Sequence:
     return Sequence("Split-MNIST", [Task(*(Examples(*part) for part in task)) for task in parts], num_classes=2)
 
 
-def permuted(num_tasks: int = 10, num_images: int = 2000) -> Sequence:
-    """Permuted-MNIST: ten digits, in each task but the first with the pixels in another order; 1,600 images each."""
+def permuted(num_tasks: int = 10, num_images: int = 1200) -> Sequence:
+    """Permuted-MNIST: ten digits, in each task but the first with the pixels in another order; 960 images each."""
     pixels, labels = (torch.from_numpy(array) for array in mnist_data())
     chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:num_images]
     inputs = _normalised(pixels[chosen].float()).view(-1, 1, 28, 28)
