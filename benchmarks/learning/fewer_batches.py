@@ -51,7 +51,7 @@ def row(name: str, recipe: str, results: dict[str, Any], seeds: range, batches: 
 def main() -> None:
     arguments = parser(__doc__, "fewer_batches.json", seeds=2).parse_args()
     seeds = range(arguments.seeds)
-    settings = {"Split-MNIST/MLP": split(), "Permuted-MNIST/MLP": permuted(5), "Split-MNIST/ResNet": split()}
+    settings = {"Split-MNIST/MLP": split(), "Permuted-MNIST/MLP": permuted(5)}
     recipe_names = list(recipes(1))
     runs = {
         f"{name}/{recipe}/{epochs}/{seed}": partial(run, recipe, name.split("/")[1], sequence, epochs, seed)

@@ -29,19 +29,16 @@ class Setting:
 
 
 def _setting(width: int, regularization: float, quota: bool) -> Setting:
-    config = HATConfig(quota=quota)
+    config = HATConfig(init="normal", quota=quota)
     return Setting(width, partial(with_masks, config=config, regularization=regularization))
 
 
 SETTINGS = {
     "a fresh network a task, width 256": Setting(256, network_a_task),
-    "width 256, regularizer 0": _setting(256, 0.0, True),
     "width 256, regularizer 0.75": _setting(256, 0.75, True),
-    "width 256, regularizer 0.75, no quota": _setting(256, 0.75, False),
     "width 256, regularizer 5": _setting(256, 5.0, True),
+    "width 256, regularizer 5, no quota": _setting(256, 5.0, False),
     "width 256, regularizer 20": _setting(256, 20.0, True),
-    "width 1024, regularizer 0.75": _setting(1024, 0.75, True),
-    "width 1024, regularizer 5": _setting(1024, 5.0, True),
 }
 HEADER = ("setting", *(f"tasks {n + 1} to {n + TENS}, %" for n in range(0, NUM_TASKS, TENS)), "moved", "free, %")
 

