@@ -32,7 +32,7 @@ class ConversionError(HatifyError):
 
 
 class CapacityWarning(UserWarning):
-    """A mask group has fewer features than there are tasks, or none left to give."""
+    """A mask group has fewer features than there are tasks, none left to give, or a task uses none of it."""
 
 
 class CaptureWarning(UserWarning):

@@ -28,7 +28,7 @@ from hatify.inspection.summary import NetworkSummary, summarise
 from hatify.inspection.tree import as_html
 from hatify.lifecycle.fingerprints import fingerprints
 from hatify.lifecycle.forgetting import ForgetReport, draw_anew, entries_to_renew, freed_features, seeded
-from hatify.masks.capacity import GroupCapacity, capacity, describe_scarcity
+from hatify.masks.capacity import GroupCapacity, capacity, describe_emptiness, describe_scarcity
 from hatify.masks.registry import MaskRegistry
 from hatify.output import PathLike
 from hatify.payload import HATPayload
@@ -358,6 +358,9 @@ class HATModule(GraphModule):
         if task not in self.registry.trained:
             self.registry.trained.append(task)
         self.registry.fingerprints[task] = self._fingerprints(task)
+        emptiness = describe_emptiness(self.registry, task)
+        if emptiness is not None:
+            warnings.warn(emptiness, CapacityWarning, stacklevel=3)
 
     def moved_since_trained(self, task_id: int) -> tuple[str, ...]:
         """The parameters and buffers, of those that a trained task depends on, that have changed since its training.

@@ -243,6 +243,17 @@ def test_the_warning_that_capacity_is_used_up_comes_once() -> None:
             pass
 
 
+def test_a_task_whose_masks_the_regularizer_has_emptied_is_named() -> None:
+    net, x = small_network(), torch.randn(4, 1, 6, 6)
+    optimizer = torch.optim.Adam(net.registry.parameters(), lr=0.5)
+    complaint = r"task 0 uses no feature of \d+ of \d+ mask groups"
+    with pytest.warns(CapacityWarning, match=complaint), net.train().learn(0, steps=20) as task:
+        for _ in range(20):
+            optimizer.zero_grad()
+            (net(x).square().mean() + 1000 * task.regularization()).backward()
+            optimizer.step()
+
+
 def test_a_timm_network_learns_and_keeps_real_digits() -> None:
     from sklearn.datasets import load_digits
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hatify.errors import first_few
 from hatify.masks.registry import MaskGroup, MaskRegistry
 
 NEARLY_FULL = 0.1  # the share of a group's features that are free
@@ -49,4 +50,16 @@ def describe_scarcity(registry: MaskRegistry, task_id: int) -> str | None:
         f"{len(scarce)} of {len(groups)} mask groups are nearly full: of {fullest.name!r}, the fullest, "
         f"{free[fullest.name]} of {fullest.num_features} features are free, the others are taken by tasks "
         f"{', '.join(map(str, registry.trained))}; task {task_id} can only re-use there what they have learned"
+    )
+
+
+def describe_emptiness(registry: MaskRegistry, task_id: int) -> str | None:
+    """In words, of which groups a task uses no feature at all; None if it uses some of each."""
+    empty = [name for name, group in registry.groups.items() if not bool(group.binary_mask(task_id).any())]
+    if not empty:
+        return None
+    return (
+        f"task {task_id} uses no feature of {len(empty)} of {len(registry.groups)} mask groups ({first_few(empty)}): "
+        "what flows through them alone does not reach its output; give the regularizer less weight, or the masks a "
+        "lower learning rate"
     )

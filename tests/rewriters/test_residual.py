@@ -1,5 +1,6 @@
 """Residual sums that leave the features of what they add apart."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -46,3 +47,8 @@ def test_a_sum_lets_through_what_its_own_mask_does() -> None:
         for block, gate in zip(model.blocks, gates, strict=True):
             x = (gate * (block.conv(x) + x)).relu()
         torch.testing.assert_close(net(images, task_id=0), model.head(x.mean((2, 3))))
+
+
+def test_a_sum_is_of_two_tensors_of_one_shape() -> None:
+    with pytest.raises(ValueError, match=r"of one shape, got \(2, 3\) and \(3,\)"):
+        gated_sum(torch.ones(2, 3), torch.ones(3))
