@@ -3,7 +3,7 @@
     python -m benchmarks.learning.comparison [--seeds 2] [--epochs 8]
 
 Accuracy is the mean over tasks after the last one; forgetting is what of it was lost since each task was learned.
-"Moved" counts the tasks whose logits changed in any bit. EWC is shown with each of two strengths. Fine-tuning, joint
+"Moved" counts the tasks whose logits changed in any bit. EWC is shown with each of three strengths. Fine-tuning, joint
 training, EWC and PackNet are Avalanche's.
 """
 

@@ -101,6 +101,7 @@ def packnet(build: Build, sequence: Sequence, epochs: int) -> Contestant:
 METHODS: dict[str, Method] = {
     "hatify": with_masks,
     "fine-tuning": fine_tuning,
+    "EWC, 1e4": partial(ewc, strength=1e4),
     "EWC, 1e6": partial(ewc, strength=1e6),
     "EWC, 1e8": partial(ewc, strength=1e8),
     "PackNet": packnet,
