@@ -97,8 +97,9 @@ def _renamed(tensors: Mapping[str, Tensor], net: HATModule, num_tasks: int) -> I
 
 
 def _mask_of_logits(tensors: Mapping[str, Tensor], task: int, like: Tensor) -> Tensor:
-    """HAT-CL's mask of a task's logits, which a task that was not trained has not got yet."""
-    mask = tensors[f"{HEAD}.masker.attention.{task}"] > 0
-    if not tensors[TRAINED][task]:
-        mask = torch.ones_like(mask)
+    """HAT-CL's mask of a task's logits: of one that was not trained none yet, nor where the head was left plain."""
+    attention = tensors.get(f"{HEAD}.masker.attention.{task}")
+    if attention is None or not tensors[TRAINED][task]:
+        return torch.ones((), dtype=like.dtype)
+    mask = attention > 0
     return mask.to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
