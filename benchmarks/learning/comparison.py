@@ -9,7 +9,6 @@ training, EWC and PackNet are Avalanche's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from statistics import fmean
@@ -17,11 +16,10 @@ from typing import Any
 
 from benchmarks.learning.methods import METHODS, Method, learn
 from benchmarks.learning.networks import MLP, Build
-from benchmarks.learning.runs import finished, markdown, parser, spread
+from benchmarks.learning.runs import markdown, over_seeds, parser, spread
 from benchmarks.learning.sequences import SEQUENCES, Sequence
 
 HEADER = ("sequence", "method", "accuracy, %", "forgetting, points", "moved", "parameters")
-
 
 # Of the MLP, whose hidden layers have 256 features, and of one with a fifth of the parameters of ten of them.
 CONTENDERS: dict[str, tuple[Method, Build]] = {name: (method, MLP) for name, method in METHODS.items()}
@@ -54,15 +52,14 @@ def row(sequence: str, method: str, outcomes: list[dict[str, Any]]) -> list[str]
 def main() -> None:
     arguments = parser(__doc__, "comparison.json", seeds=2, epochs=8).parse_args()
     sequences = {name: make() for name, make in SEQUENCES.items()}
-    runs: dict[str, Callable[[], Any]] = {
-        f"{name}/{method}/{seed}": partial(run, method, sequence, arguments.epochs, seed)
+    runs = {
+        f"{name}/{method}": partial(run, method, sequence, arguments.epochs)
         for name, sequence in sequences.items()
         for method in CONTENDERS
-        for seed in range(arguments.seeds)
     }
-    results = finished(runs, arguments.results)
+    results = over_seeds(runs, arguments)
     rows = [
-        row(sequence.name, method, [results[f"{name}/{method}/{seed}"] for seed in range(arguments.seeds)])
+        row(sequence.name, method, results[f"{name}/{method}"])
         for name, sequence in sequences.items()
         for method in CONTENDERS
     ]

@@ -11,17 +11,22 @@ from __future__ import annotations
 
 from functools import partial
 from statistics import fmean
-from typing import Any
 
 from benchmarks.learning.methods import BATCH_SIZE, joint, learn, with_masks
-from benchmarks.learning.networks import NETWORKS
-from benchmarks.learning.runs import finished, markdown, parser, spread
+from benchmarks.learning.networks import MLP
+from benchmarks.learning.runs import markdown, over_seeds, parser, spread
 from benchmarks.learning.sequences import Sequence, permuted, split
 from hatify import HATConfig
 
 BUDGETS = (1, 2, 4, 8, 16)
 MARGIN = 0.01
-HEADER = ("sequence", "network", "recipe", "joint, %", *(f"{budget} epochs" for budget in BUDGETS), "batches needed")
+HEADER = (
+    "sequence",
+    "recipe",
+    "joint, %",
+    *(f"{budget} epoch{'s' * (budget > 1)}" for budget in BUDGETS),
+    "batches needed",
+)
 
 
 def recipes(epochs: int) -> dict[str, HATConfig]:
@@ -33,40 +38,37 @@ def recipes(epochs: int) -> dict[str, HATConfig]:
     }
 
 
-def run(recipe: str, network: str, sequence: Sequence, epochs: int, seed: int) -> float:
+def run(recipe: str, sequence: Sequence, epochs: int, seed: int) -> float:
     method = joint if recipe == "joint" else partial(with_masks, config=recipes(epochs)[recipe])
-    outcome, _ = learn(method, NETWORKS[network], sequence, epochs, seed)
+    outcome, _ = learn(method, MLP, sequence, epochs, seed)
     return fmean(outcome.accuracy)
 
 
-def row(name: str, recipe: str, results: dict[str, Any], seeds: range, batches: int) -> list[str]:
+def row(name: str, recipe: str, results: dict[str, list[float]], batches: int) -> list[str]:
     """batches: of an epoch of the whole sequence."""
-    bar = fmean(results[f"{name}/joint/{BUDGETS[-1]}/{seed}"] for seed in seeds)
-    reached = {b: [results[f"{name}/{recipe}/{b}/{seed}"] for seed in seeds] for b in BUDGETS}
-    needed = next((b for b in BUDGETS if fmean(reached[b]) >= bar - MARGIN), None)
+    bar = fmean(results[f"{name}/joint/{BUDGETS[-1]}"])
+    reached = {budget: results[f"{name}/{recipe}/{budget}"] for budget in BUDGETS}
+    needed = next((budget for budget in BUDGETS if fmean(reached[budget]) >= bar - MARGIN), None)
     shown = f"{needed * batches:,}" if needed else f"over {BUDGETS[-1] * batches:,}"
-    return [*name.split("/"), recipe, f"{100 * bar:.1f}", *(spread(values) for values in reached.values()), shown]
+    return [name, recipe, f"{100 * bar:.1f}", *(spread(values) for values in reached.values()), shown]
 
 
 def main() -> None:
     arguments = parser(__doc__, "fewer_batches.json", seeds=2).parse_args()
-    seeds = range(arguments.seeds)
-    settings = {"Split-MNIST/MLP": split(), "Permuted-MNIST/MLP": permuted(5)}
+    sequences = {sequence.name: sequence for sequence in (split(), permuted(5))}
     recipe_names = list(recipes(1))
     runs = {
-        f"{name}/{recipe}/{epochs}/{seed}": partial(run, recipe, name.split("/")[1], sequence, epochs, seed)
-        for name, sequence in settings.items()
+        f"{name}/{recipe}/{epochs}": partial(run, recipe, sequence, epochs)
+        for name, sequence in sequences.items()
         for recipe in ("joint", *recipe_names)
         for epochs in (BUDGETS[-1:] if recipe == "joint" else BUDGETS)
-        for seed in seeds
     }
-    results = finished(runs, arguments.results)
+    results = over_seeds(runs, arguments)
     batches = {
         name: sum(-(-len(task.train.labels) // BATCH_SIZE) for task in sequence.tasks)
-        for name, sequence in settings.items()
+        for name, sequence in sequences.items()
     }
-    rows = [row(name, recipe, results, seeds, batches[name]) for name in settings for recipe in recipe_names]
-    print(markdown(HEADER, rows))
+    print(markdown(HEADER, [row(n, recipe, results, batches[n]) for n in sequences for recipe in recipe_names]))
 
 
 if __name__ == "__main__":

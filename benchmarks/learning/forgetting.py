@@ -2,9 +2,10 @@
 
     python -m benchmarks.learning.forgetting [--seeds 2] [--epochs 8]
 
-Networks of several widths learn ten tasks of Permuted-MNIST. Of a copy each, one task is forgotten: its accuracy falls
-to chance, the others' logits stay, bitwise, and it is learned again in the room that it left. "Its own" is the share of
-the shared parameters' entries that only the forgotten task used.
+Networks of several widths learn ten tasks of Permuted-MNIST. Of a copy each, one task is forgotten and learned again in
+the room that it left: its accuracy in between (and that of the last task alone, whose features no later one shares), the
+others whose logits moved in any bit, its accuracy again. "Its own" is the share of the shared parameters' entries that
+only the forgotten task used.
 """
 
 from __future__ import annotations
@@ -16,21 +17,30 @@ from typing import Any
 
 import torch
 
-from benchmarks.learning.methods import accuracy, learn, logits, relearn, with_masks
+from benchmarks.learning.methods import accuracy, free_share, learn, logits, relearn, with_masks
 from benchmarks.learning.networks import MLP
-from benchmarks.learning.runs import finished, markdown, parser, spread
+from benchmarks.learning.runs import markdown, over_seeds, parser, spread
 from benchmarks.learning.sequences import Sequence, permuted
 from hatify import HATModule
 
 WIDTHS = (64, 128, 256, 512)
-HEADER = ("width", "accuracy, %", "forgotten, %", "others moved", "learned again, %", "its own, %", "free, %")
+HEADER = (
+    "width",
+    "accuracy, %",
+    "forgotten, %",
+    "the last, %",
+    "others moved",
+    "learned again, %",
+    "its own, %",
+    "free, %",
+)
 
 
 def run(width: int, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]:
     outcome, networks = learn(with_masks, partial(MLP, width=width), sequence, epochs, seed)
     net = networks[0]
     assert isinstance(net, HATModule)
-    return {"before": outcome.accuracy, "free": _free(net)} | _columns(
+    return {"before": outcome.accuracy, "free": free_share(net)} | _columns(
         [_forget(net, task_id, sequence, epochs, seed) for task_id in range(len(sequence.tasks))]
     )
 
@@ -52,11 +62,6 @@ def _shared(net: HATModule) -> int:
     return sum(net.get_parameter(name).numel() for name in net.shared_parameters())
 
 
-def _free(net: HATModule) -> float:
-    groups = net.capacity().values()
-    return sum(group.free for group in groups) / sum(group.num_features for group in groups)
-
-
 def _columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     return {key: [row[key] for row in rows] for key in rows[0]}
 
@@ -64,19 +69,14 @@ def _columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
 def main() -> None:
     arguments = parser(__doc__, "forgetting.json", seeds=2, epochs=8).parse_args()
     sequence = permuted(10)
-    runs = {
-        f"{width}/{seed}": partial(run, width, sequence, arguments.epochs, seed)
-        for width in WIDTHS
-        for seed in range(arguments.seeds)
-    }
-    results = finished(runs, arguments.results)
+    runs = {str(width): partial(run, width, sequence, arguments.epochs) for width in WIDTHS}
     rows = []
-    for width in WIDTHS:
-        of_width = [results[f"{width}/{seed}"] for seed in range(arguments.seeds)]
+    for width, of_width in over_seeds(runs, arguments).items():
         means = {key: spread([fmean(r[key]) for r in of_width]) for key in ("before", "forgotten", "again", "own")}
+        last = spread([r["forgotten"][-1] for r in of_width])
         moved = int(sum(sum(r["moved"]) for r in of_width))
         free = spread([r["free"] for r in of_width])
-        rows.append([width, means["before"], means["forgotten"], moved, means["again"], means["own"], free])
+        rows.append([width, means["before"], means["forgotten"], last, moved, means["again"], means["own"], free])
     print(markdown(HEADER, rows))
 
 

@@ -13,9 +13,9 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from benchmarks.learning.methods import Method, learn, network_a_task, with_masks
+from benchmarks.learning.methods import Method, free_share, learn, network_a_task, with_masks
 from benchmarks.learning.networks import MLP
-from benchmarks.learning.runs import finished, markdown, parser, spread
+from benchmarks.learning.runs import markdown, over_seeds, parser, spread
 from benchmarks.learning.sequences import Sequence, permuted_small
 from hatify import HATConfig, HATModule
 
@@ -47,24 +47,16 @@ def run(name: str, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]
     setting = SETTINGS[name]
     outcome, networks = learn(setting.method, partial(MLP, width=setting.width), sequence, epochs, seed)
     net = networks[-1]
-    groups = list(net.capacity().values()) if isinstance(net, HATModule) else []
-    size = sum(group.num_features for group in groups)
-    free = sum(group.free for group in groups) / size if size else None
+    free = free_share(net) if isinstance(net, HATModule) else None
     return {"learned": outcome.learned, "moved": outcome.moved, "free": free}
 
 
 def main() -> None:
     arguments = parser(__doc__, "long_sequence.json", seeds=1, epochs=8).parse_args()
     sequence = permuted_small(NUM_TASKS)
-    runs = {
-        f"{name}/{seed}": partial(run, name, sequence, arguments.epochs, seed)
-        for name in SETTINGS
-        for seed in range(arguments.seeds)
-    }
-    results = finished(runs, arguments.results)
+    runs = {name: partial(run, name, sequence, arguments.epochs) for name in SETTINGS}
     rows = []
-    for name in SETTINGS:
-        of_setting = [results[f"{name}/{seed}"] for seed in range(arguments.seeds)]
+    for name, of_setting in over_seeds(runs, arguments).items():
         tens = [
             spread([fmean(result["learned"][n : n + TENS]) for result in of_setting]) for n in range(0, NUM_TASKS, TENS)
         ]

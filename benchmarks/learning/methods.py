@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,13 +34,12 @@ BATCH_SIZE = 32
 class Contestant:
     """A network, and how its training differs from fine-tuning.
 
-    plugin: of Avalanche; None: fine-tuning. masks: parameters that learn at the masks' rate.
+    plugin: of Avalanche; None: fine-tuning.
     anew: a network for each task. together: all tasks at once.
     """
 
     network: nn.Module
     plugin: Any = None
-    masks: list[nn.Parameter] = field(default_factory=list)
     anew: bool = False
     together: bool = False
 
@@ -67,7 +66,7 @@ def with_masks(
     example = sequence.tasks[0].train.inputs[:2]
     model = build(sequence.shape, sequence.num_classes)
     net = hatify(model, num_tasks=len(sequence.tasks), example_inputs=(example,), config=config)
-    return Contestant(net, HATPlugin(regularization), list(net.registry.parameters()))
+    return Contestant(net, HATPlugin(regularization))
 
 
 def _multi_head(build: Build, sequence: Sequence) -> MultiHead:
@@ -141,7 +140,7 @@ def learn(method: Method, build: Build, sequence: Sequence, epochs: int, seed: i
         if fresh is not None:
             contestant.network = copy.deepcopy(fresh)
             strategy = _strategy(contestant, sequence, epochs)
-        strategy.optimizer = _optimizer(contestant, sequence)
+        strategy.optimizer = _optimizer(contestant.network, sequence)
         strategy.train(experience)
         networks.append(contestant.network)
         remembered.append(logits(contestant.network, sequence, task_id))
@@ -184,7 +183,7 @@ def _strategy(contestant: Contestant, sequence: Sequence, epochs: int) -> Any:
     logging.getLogger("avalanche").setLevel(logging.ERROR)
     return kind(
         model=contestant.network,
-        optimizer=_optimizer(contestant, sequence),
+        optimizer=_optimizer(contestant.network, sequence),
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=BATCH_SIZE,
         train_epochs=epochs,
@@ -193,16 +192,22 @@ def _strategy(contestant: Contestant, sequence: Sequence, epochs: int) -> Any:
     )
 
 
-def _optimizer(contestant: Contestant, sequence: Sequence) -> torch.optim.Optimizer:
-    masks = {id(parameter) for parameter in contestant.masks}
-    weights = [parameter for parameter in contestant.network.parameters() if id(parameter) not in masks]
-    groups = [{"params": weights}]
+def _optimizer(network: nn.Module, sequence: Sequence) -> torch.optim.Optimizer:
+    masks = list(network.registry.parameters()) if isinstance(network, HATModule) else []
+    known = set(masks)
+    weights = [parameter for parameter in network.parameters() if parameter not in known]
+    groups: list[dict[str, Any]] = [{"params": weights}]
     if masks:
-        groups.append({"params": contestant.masks, "lr": MASK_LEARNING_RATE})
+        groups.append({"params": masks, "lr": MASK_LEARNING_RATE})
     return torch.optim.Adam(groups, lr=sequence.learning_rate)
+
+
+def free_share(net: HATModule) -> float:
+    """The share of all features that no task uses."""
+    groups = net.capacity().values()
+    return sum(group.free for group in groups) / sum(group.num_features for group in groups)
 
 
 def relearn(net: HATModule, sequence: Sequence, task_id: int, epochs: int) -> None:
     """Learn one task of a sequence on a converted network that knows others."""
-    contestant = Contestant(net, HATPlugin(REGULARIZATION), list(net.registry.parameters()))
-    _strategy(contestant, sequence, epochs).train(_stream(sequence)[task_id])
+    _strategy(Contestant(net, HATPlugin(REGULARIZATION)), sequence, epochs).train(_stream(sequence)[task_id])

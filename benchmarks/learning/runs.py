@@ -7,6 +7,7 @@ import json
 import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,24 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from hatify.output import whole_file
+
 Run = Callable[[], Any]  # gives plain data
+
+
+def over_seeds(runs: Mapping[str, Callable[..., Any]], arguments: argparse.Namespace) -> dict[str, list[Any]]:
+    """The results of runs by name, one for each seed, which a run takes as `seed`."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)  # the networks are too small for more; run several experiments at once instead
+    budget = [f"{arguments.epochs} epochs"] if "epochs" in arguments else []
+    seeds = range(arguments.seeds)
+
+    def key(name: str, seed: int) -> str:
+        return "/".join([name, *budget, str(seed)])
+
+    each = {key(name, seed): partial(run, seed=seed) for name, run in runs.items() for seed in seeds}
+    results = finished(each, arguments.results)
+    return {name: [results[key(name, seed)] for seed in seeds] for name in runs}
 
 
 def finished(runs: Mapping[str, Run], path: Path) -> dict[str, Any]:
@@ -22,7 +40,8 @@ def finished(runs: Mapping[str, Run], path: Path) -> dict[str, Any]:
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for name in track([name for name in runs if name not in known], console=Console(stderr=True)):
         known[name] = runs[name]()
-        path.write_text(json.dumps(known, indent=1))
+        with whole_file(path) as file:
+            file.write_text(json.dumps(known, indent=1))
     return {name: known[name] for name in runs}
 
 
@@ -35,8 +54,6 @@ def parser(
     parser.add_argument("--results", type=Path, default=Path(results), help="JSON file of the runs, to go on from")
     if epochs is not None:
         parser.add_argument("--epochs", type=int, default=epochs, help="passes over each task's images")
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)  # the networks are too small for more; run several experiments at once instead
     return parser
 
 

@@ -28,7 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.learning.comparison import forgetting
 from benchmarks.learning.methods import METHODS, learn
-from benchmarks.learning.runs import finished, markdown, parser, spread
+from benchmarks.learning.runs import markdown, over_seeds, parser, spread
 from benchmarks.learning.sequences import Examples, Sequence, Task
 
 LENGTH = 32  # tokens
@@ -100,15 +100,9 @@ def run(method: str, sequence: Sequence, epochs: int, seed: int) -> dict[str, An
 def main() -> None:
     arguments = parser(__doc__, "text.json", seeds=1, epochs=3).parse_args()
     sequence = docstring_tasks()
-    runs = {
-        f"{method}/{seed}": partial(run, method, sequence, arguments.epochs, seed)
-        for method in SHOWN
-        for seed in range(arguments.seeds)
-    }
-    results = finished(runs, arguments.results)
+    runs = {method: partial(run, method, sequence, arguments.epochs) for method in SHOWN}
     rows = []
-    for method in SHOWN:
-        outcomes = [results[f"{method}/{seed}"] for seed in range(arguments.seeds)]
+    for method, outcomes in over_seeds(runs, arguments).items():
         each = ", ".join(spread([o["accuracy"][task] for o in outcomes]) for task in range(len(PAIRS)))
         mean = spread([fmean(outcome["accuracy"]) for outcome in outcomes])
         lost = spread([forgetting(outcome) for outcome in outcomes])

@@ -12,9 +12,9 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from benchmarks.learning.methods import learn, with_masks
+from benchmarks.learning.methods import free_share, learn, with_masks
 from benchmarks.learning.networks import NETWORKS
-from benchmarks.learning.runs import finished, markdown, parser, spread
+from benchmarks.learning.runs import markdown, over_seeds, parser, spread
 from benchmarks.learning.sequences import Sequence, split
 from hatify import HATModule
 
@@ -26,23 +26,16 @@ def run(form: str, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]
     outcome, networks = learn(with_masks, FORMS[form], sequence, epochs, seed)
     net = networks[0]
     assert isinstance(net, HATModule)
-    groups = net.capacity().values()
-    features = sum(group.num_features for group in groups)
-    return asdict(outcome) | {"features": features, "free": sum(group.free for group in groups) / features}
+    features = sum(group.num_features for group in net.registry.groups.values())
+    return asdict(outcome) | {"features": features, "free": free_share(net)}
 
 
 def main() -> None:
     arguments = parser(__doc__, "tied_or_free.json", seeds=5, epochs=5).parse_args()
     sequence = split()
-    runs = {
-        f"{form}/{seed}": partial(run, form, sequence, arguments.epochs, seed)
-        for form in FORMS
-        for seed in range(arguments.seeds)
-    }
-    results = finished(runs, arguments.results)
+    runs = {form: partial(run, form, sequence, arguments.epochs) for form in FORMS}
     rows = []
-    for form in FORMS:
-        of_form = [results[f"{form}/{seed}"] for seed in range(arguments.seeds)]
+    for form, of_form in over_seeds(runs, arguments).items():
         accuracy = spread([fmean(result["accuracy"]) for result in of_form])
         moved = sum(result["moved"] for result in of_form)
         rows.append([form, accuracy, moved, of_form[0]["features"], spread([result["free"] for result in of_form])])
