@@ -3,9 +3,9 @@
     python -m benchmarks.learning.forgetting [--seeds 2] [--epochs 8]
 
 Networks of several widths learn ten tasks of Permuted-MNIST. Of a copy each, one task is forgotten and learned again in
-the room that it left: its accuracy in between (and that of the last task alone, whose features no later one shares), the
-others whose logits moved in any bit, its accuracy again. "Its own" is the share of the shared parameters' entries that
-only the forgotten task used.
+the room that it left. Shown are its accuracy in between (and that of the last task alone, whose features no later one
+shares), the others whose logits moved in any bit, and its accuracy again. "Its own" is the share of the shared
+parameters' entries that only the forgotten task used.
 """
 
 from __future__ import annotations
