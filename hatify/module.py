@@ -416,6 +416,17 @@ class HATModule(GraphModule):
 
         return {name: lock(self.get_parameter(name)) for name in shared}
 
+    def parameter_groups(self, mask_learning_rate: float) -> list[dict[str, Any]]:
+        """What an optimizer takes: the weights, and the embeddings with a learning rate of their own and no decay.
+
+        mask_learning_rate: the embeddings'. They have a way to go, from where they begin across zero, and few steps for
+            it: 0.05 to 0.1 for AdamW.
+        """
+        embeddings = list(self.registry.parameters())
+        known = set(embeddings)
+        weights = [parameter for parameter in self.parameters() if parameter not in known]
+        return [{"params": weights}, {"params": embeddings, "lr": mask_learning_rate, "weight_decay": 0.0}]
+
     def shared_parameters(self) -> tuple[str, ...]:
         """The names of the parameters that all tasks share: neither kept once a task nor an embedding."""
         indexed = {id(self.get_parameter(name)) for name in self.blueprint.task_indexed}

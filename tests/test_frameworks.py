@@ -66,11 +66,7 @@ def lightning_module(net: HATModule, fails_at: int | None = None) -> Any:
             self.log("accuracy", (self.net(inputs).argmax(1) == labels).float().mean())
 
         def configure_optimizers(self) -> Any:
-            masks = set(net.registry.parameters())
-            weights = [parameter for parameter in self.parameters() if parameter not in masks]
-            return torch.optim.AdamW(
-                [{"params": weights}, {"params": list(masks), "lr": 0.1, "weight_decay": 0.0}], lr=0.01
-            )
+            return torch.optim.AdamW(net.parameter_groups(mask_learning_rate=0.1), lr=0.01)
 
     return Classifier()
 

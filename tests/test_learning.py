@@ -128,6 +128,17 @@ def test_a_second_optimizer_and_a_foreign_one() -> None:
         assert task.progress == 0.25
 
 
+def test_parameter_groups_hold_each_parameter_once_and_decay_no_embedding() -> None:
+    net = small_network()
+    weights, masks = net.parameter_groups(mask_learning_rate=0.1)
+    optimizer = torch.optim.AdamW([weights, masks], lr=0.01, weight_decay=0.5)
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in net.parameters()}
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.01, 0.5), (0.1, 0.0)]
+    assert {id(p) for p in masks["params"]} == {id(p) for p in net.registry.parameters()}
+    train(net, 0, optimizer)
+    assert net.trained_tasks == (0,)
+
+
 def test_embeddings_stay_in_their_limits() -> None:
     net = small_network()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e4)

@@ -4,13 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("avalanche")
+pytest.importorskip("stable_baselines3")
 
+from benchmarks.learning import audio, control
 from benchmarks.learning.methods import METHODS, learn, relearn
 from benchmarks.learning.networks import NETWORKS
+from benchmarks.learning.plots import plot
 from benchmarks.learning.runs import finished
-from benchmarks.learning.sequences import permuted_small, split
+from benchmarks.learning.sequences import permuted_patches, permuted_small, split
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -35,6 +39,43 @@ def test_gated_sums_learn_and_relearn() -> None:
     net.forget(0)
     relearn(net, sequence, 0, epochs=2)
     assert net.trained_tasks == (1, 0)
+
+
+def test_patches_move_as_wholes() -> None:
+    first, second = (task.train.inputs for task in permuted_patches(num_tasks=2, num_images=10).tasks)
+    patches = [images.unfold(2, 7, 7).unfold(3, 7, 7).reshape(len(images), 16, 49) for images in (first, second)]
+    assert not torch.equal(*patches)
+    order = (patches[0][:, :, None] == patches[1][:, None]).all(3).all(0).float().argmax(1)  # of equal ones the first
+    assert torch.equal(patches[1][:, order], patches[0])
+
+
+def test_to_choose_settings_no_test_image_is_looked_at() -> None:
+    sequence = permuted_small(num_tasks=1)
+    task, chosen = sequence.tasks[0], sequence.for_validation().tasks[0]
+    known = {image.numpy().tobytes() for image in task.train.inputs}
+    assert len(chosen.train.labels) + len(chosen.test.labels) == len(task.train.labels)
+    assert {image.numpy().tobytes() for image in torch.cat([chosen.train.inputs, chosen.test.inputs])} == known
+
+
+@pytest.mark.skipif(not audio.FOLDER.exists(), reason="the recordings are not installed")
+def test_a_network_of_1d_convolutions_learns_voices() -> None:
+    sequence = audio.voices()
+    sequence = replace(sequence, tasks=sequence.tasks[:2])
+    outcome, _ = learn(METHODS["hatify"], audio.Waveforms, sequence, epochs=2, seed=0)
+    assert outcome.moved == 0
+    assert min(outcome.accuracy) > 0.6
+
+
+@pytest.mark.parametrize("method", ["hatify", "fine-tuning", "a network a task"])
+def test_one_policy_learns_control_tasks(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "TASKS", {"CartPole-v1": 3 * control.ROLLOUT, "Acrobot-v1": control.ROLLOUT})
+    outcome = control.learn_control(method, seed=0)
+    assert outcome.moved == (method == "fine-tuning")
+
+
+def test_a_plot_has_a_panel_for_each_title(tmp_path: Path) -> None:
+    plot({"one": {"a": [(1, [0.5, 0.6]), (2, [0.7])]}, "two": {}}, tmp_path / "plot.svg", x="x", y="y")
+    assert (tmp_path / "plot.svg").read_text().count('id="axes_') == 2
 
 
 def test_an_experiment_goes_on_where_it_stopped(tmp_path: Path) -> None:

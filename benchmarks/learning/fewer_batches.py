@@ -1,6 +1,6 @@
 """Does HAT-CL's recipe need fewer batches than the original's? (Duan 2023, section 4.1)
 
-    python -m benchmarks.learning.fewer_batches [--seeds 2]
+    python -m benchmarks.learning.fewer_batches [NETWORK ...] [--seeds 2] [--plot batches.svg]
 
 HAT-CL begins with dense masks (embeddings of one) and moves the mask scale along a cosine; the original begins with
 random ones and anneals it linearly, anew in each epoch. Each recipe learns the whole sequence with several budgets
@@ -13,7 +13,8 @@ from functools import partial
 from statistics import fmean
 
 from benchmarks.learning.methods import BATCH_SIZE, joint, learn, with_masks
-from benchmarks.learning.networks import MLP
+from benchmarks.learning.networks import NETWORKS
+from benchmarks.learning.plots import plot
 from benchmarks.learning.runs import markdown, over_seeds, parser, spread
 from benchmarks.learning.sequences import Sequence, permuted, split
 from hatify import HATConfig
@@ -21,6 +22,7 @@ from hatify import HATConfig
 BUDGETS = (1, 2, 4, 8, 16)
 MARGIN = 0.01
 HEADER = (
+    "network",
     "sequence",
     "recipe",
     "joint, %",
@@ -38,28 +40,31 @@ def recipes(epochs: int) -> dict[str, HATConfig]:
     }
 
 
-def run(recipe: str, sequence: Sequence, epochs: int, seed: int) -> float:
+def run(network: str, recipe: str, sequence: Sequence, epochs: int, seed: int) -> float:
     method = joint if recipe == "joint" else partial(with_masks, config=recipes(epochs)[recipe])
-    outcome, _ = learn(method, MLP, sequence, epochs, seed)
+    outcome, _ = learn(method, NETWORKS[network], sequence, epochs, seed)
     return fmean(outcome.accuracy)
 
 
-def row(name: str, recipe: str, results: dict[str, list[float]], batches: int) -> list[str]:
+def row(network: str, sequence: str, recipe: str, results: dict[str, list[float]], batches: int) -> list[str]:
     """batches: of an epoch of the whole sequence."""
-    bar = fmean(results[f"{name}/joint/{BUDGETS[-1]}"])
-    reached = {budget: results[f"{name}/{recipe}/{budget}"] for budget in BUDGETS}
+    bar = fmean(results[f"{network}/{sequence}/joint/{BUDGETS[-1]}"])
+    reached = {budget: results[f"{network}/{sequence}/{recipe}/{budget}"] for budget in BUDGETS}
     needed = next((budget for budget in BUDGETS if fmean(reached[budget]) >= bar - MARGIN), None)
     shown = f"{needed * batches:,}" if needed else f"over {BUDGETS[-1] * batches:,}"
-    return [name, recipe, f"{100 * bar:.1f}", *(spread(values) for values in reached.values()), shown]
+    return [network, sequence, recipe, f"{100 * bar:.1f}", *map(spread, reached.values()), shown]
 
 
 def main() -> None:
-    arguments = parser(__doc__, "fewer_batches.json", seeds=2).parse_args()
+    arguments_of = parser(__doc__, "fewer_batches.json", seeds=2, plot=True)
+    arguments_of.add_argument("networks", nargs="*", default=["MLP", "ResNet"], help="default: MLP, ResNet")
+    arguments = arguments_of.parse_args()
     sequences = {sequence.name: sequence for sequence in (split(), permuted(5))}
     recipe_names = list(recipes(1))
+    places = [(network, name) for network in arguments.networks for name in sequences]
     runs = {
-        f"{name}/{recipe}/{epochs}": partial(run, recipe, sequence, epochs)
-        for name, sequence in sequences.items()
+        f"{network}/{name}/{recipe}/{epochs}": partial(run, network, recipe, sequences[name], epochs)
+        for network, name in places
         for recipe in ("joint", *recipe_names)
         for epochs in (BUDGETS[-1:] if recipe == "joint" else BUDGETS)
     }
@@ -68,7 +73,20 @@ def main() -> None:
         name: sum(-(-len(task.train.labels) // BATCH_SIZE) for task in sequence.tasks)
         for name, sequence in sequences.items()
     }
-    print(markdown(HEADER, [row(n, recipe, results, batches[n]) for n in sequences for recipe in recipe_names]))
+    print(
+        markdown(
+            HEADER, [row(*place, recipe, results, batches[place[1]]) for place in places for recipe in recipe_names]
+        )
+    )
+    if arguments.plot:
+        panels = {
+            f"{network}, {name}": {
+                recipe: [(budget * batches[name], results[f"{network}/{name}/{recipe}/{budget}"]) for budget in BUDGETS]
+                for recipe in recipe_names
+            }
+            for network, name in places
+        }
+        plot(panels, arguments.plot, x="batches of the whole sequence", y="accuracy, %", logarithmic=True)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,35 @@
 """Forget each of ten tasks in turn: what becomes of it, of the others, and of the room that it leaves.
 
-    python -m benchmarks.learning.forgetting [--seeds 2] [--epochs 8]
+    python -m benchmarks.learning.forgetting [NETWORK ...] [--seeds 2] [--epochs 8]
 
-Networks of several widths learn ten tasks of Permuted-MNIST. Of a copy each, one task is forgotten and learned again in
-the room that it left. Shown are its accuracy in between (and that of the last task alone, whose features no later one
-shares), the others whose logits moved in any bit, and its accuracy again. "Its own" is the share of the shared
-parameters' entries that only the forgotten task used.
+Networks of several widths learn ten tasks: MLPs those of Permuted-MNIST, the others permuted patches. Of a copy each,
+one task is forgotten and learned again in the room that it left. Shown are its accuracy in between, the others whose
+logits moved in any bit, and its accuracy again. "Its own" is the share of the shared parameters' entries that only the
+forgotten task used.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from benchmarks.learning.methods import accuracy, free_share, learn, logits, relearn, with_masks
-from benchmarks.learning.networks import MLP
+from benchmarks.learning.methods import accuracy, learn, logits, relearn, with_masks
+from benchmarks.learning.networks import MLP, Build, FromTimm
 from benchmarks.learning.runs import markdown, over_seeds, parser, spread
-from benchmarks.learning.sequences import Sequence, permuted
+from benchmarks.learning.sequences import Sequence, permuted, permuted_patches
 from hatify import HATModule
 
-WIDTHS = (64, 128, 256, 512)
 HEADER = (
+    "network",
     "width",
     "accuracy, %",
     "forgotten, %",
-    "the last, %",
     "others moved",
     "learned again, %",
     "its own, %",
@@ -36,11 +37,37 @@ HEADER = (
 )
 
 
-def run(width: int, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]:
-    outcome, networks = learn(with_masks, partial(MLP, width=width), sequence, epochs, seed)
+@dataclass(frozen=True)
+class Subject:
+    """builds: by width. learning_rate: of the weights."""
+
+    sequence: Callable[[], Sequence]
+    builds: dict[int, Build]
+    learning_rate: float = 1e-3
+
+
+def _resnet(name: str, width: int) -> Build:
+    return partial(FromTimm, name=name, channels=tuple(width * 2**stage for stage in range(4)))
+
+
+def _vit(width: int) -> Build:
+    options = {"img_size": 28, "patch_size": 7, "embed_dim": width, "num_heads": 3}
+    return partial(FromTimm, name="vit_tiny_patch16_224", **options)
+
+
+SUBJECTS = {
+    "MLP": Subject(permuted, {width: partial(MLP, width=width) for width in (64, 128, 256, 512)}),
+    "ResNet-18": Subject(permuted_patches, {width: _resnet("resnet18", width) for width in (16, 32, 64)}),
+    "ResNet-50": Subject(permuted_patches, {width: _resnet("resnet50", width) for width in (16, 32)}),
+    "ViT-Tiny": Subject(permuted_patches, {width: _vit(width) for width in (48, 96, 192)}, learning_rate=5e-4),
+}
+
+
+def run(build: Build, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]:
+    outcome, networks = learn(with_masks, build, sequence, epochs, seed)
     net = networks[0]
     assert isinstance(net, HATModule)
-    return {"before": outcome.accuracy, "free": free_share(net)} | _columns(
+    return {"before": outcome.accuracy, "free": outcome.free} | _columns(
         [_forget(net, task_id, sequence, epochs, seed) for task_id in range(len(sequence.tasks))]
     )
 
@@ -66,17 +93,25 @@ def _columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
+def row(network: str, width: str, results: list[dict[str, Any]]) -> list[str]:
+    means = {key: spread([fmean(r[key]) for r in results]) for key in ("before", "forgotten", "again", "own")}
+    moved = str(int(sum(sum(r["moved"]) for r in results)))
+    free = spread([r["free"][-1] for r in results])
+    return [network, width, means["before"], means["forgotten"], moved, means["again"], means["own"], free]
+
+
 def main() -> None:
-    arguments = parser(__doc__, "forgetting.json", seeds=2, epochs=8).parse_args()
-    sequence = permuted(10)
-    runs = {str(width): partial(run, width, sequence, arguments.epochs) for width in WIDTHS}
-    rows = []
-    for width, of_width in over_seeds(runs, arguments).items():
-        means = {key: spread([fmean(r[key]) for r in of_width]) for key in ("before", "forgotten", "again", "own")}
-        last = spread([r["forgotten"][-1] for r in of_width])
-        moved = int(sum(sum(r["moved"]) for r in of_width))
-        free = spread([r["free"] for r in of_width])
-        rows.append([width, means["before"], means["forgotten"], last, moved, means["again"], means["own"], free])
+    arguments_of = parser(__doc__, "forgetting.json", seeds=2, epochs=8)
+    arguments_of.add_argument("networks", nargs="*", default=list(SUBJECTS), help=f"default: {', '.join(SUBJECTS)}")
+    arguments = arguments_of.parse_args()
+    runs = {}
+    for network in arguments.networks:
+        subject = SUBJECTS[network]
+        sequence = replace(subject.sequence(), learning_rate=subject.learning_rate)
+        for width, build in subject.builds.items():
+            runs[f"{network}/{width}"] = partial(run, build, sequence)
+    results = over_seeds({name: partial(one, arguments.epochs) for name, one in runs.items()}, arguments)
+    rows = [row(*name.split("/", 1), of_width) for name, of_width in results.items()]
     print(markdown(HEADER, rows))
 
 

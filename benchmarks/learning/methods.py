@@ -34,12 +34,13 @@ BATCH_SIZE = 32
 class Contestant:
     """A network, and how its training differs from fine-tuning.
 
-    plugin: of Avalanche; None: fine-tuning.
+    plugin: of Avalanche; None: fine-tuning. mask_learning_rate: of embeddings, if the network has any.
     anew: a network for each task. together: all tasks at once.
     """
 
     network: nn.Module
     plugin: Any = None
+    mask_learning_rate: float = MASK_LEARNING_RATE
     anew: bool = False
     together: bool = False
 
@@ -61,12 +62,17 @@ class MultiHead(MultiTaskModule):
 
 
 def with_masks(
-    build: Build, sequence: Sequence, epochs: int, config: HATConfig = CONFIG, regularization: float = REGULARIZATION
+    build: Build,
+    sequence: Sequence,
+    epochs: int,
+    config: HATConfig = CONFIG,
+    regularization: float = REGULARIZATION,
+    mask_learning_rate: float = MASK_LEARNING_RATE,
 ) -> Contestant:
     example = sequence.tasks[0].train.inputs[:2]
     model = build(sequence.shape, sequence.num_classes)
     net = hatify(model, num_tasks=len(sequence.tasks), example_inputs=(example,), config=config)
-    return Contestant(net, HATPlugin(regularization))
+    return Contestant(net, HATPlugin(regularization), mask_learning_rate)
 
 
 def _multi_head(build: Build, sequence: Sequence) -> MultiHead:
@@ -115,13 +121,15 @@ class Outcome:
 
     accuracy: of each task after the last, in [0, 1]. learned: of each right after it was learned; None: all at once.
     moved: the tasks, of all but the last, whose test logits are no longer bitwise what they were then.
-    parameters: of all its networks.
+    parameters: of all its networks. free: of a network with masks, the share of features that no task uses, after each
+    task.
     """
 
     accuracy: list[float]
     learned: list[float] | None
     moved: int
     parameters: int
+    free: list[float] | None = None
 
 
 def learn(method: Method, build: Build, sequence: Sequence, epochs: int, seed: int) -> tuple[Outcome, list[nn.Module]]:
@@ -132,6 +140,7 @@ def learn(method: Method, build: Build, sequence: Sequence, epochs: int, seed: i
     stream = _stream(sequence)
     networks: list[nn.Module] = []
     remembered: list[Tensor] = []
+    free: list[float] = []
     strategy = _strategy(contestant, sequence, epochs)
     if contestant.together:
         strategy.train(stream)
@@ -140,10 +149,12 @@ def learn(method: Method, build: Build, sequence: Sequence, epochs: int, seed: i
         if fresh is not None:
             contestant.network = copy.deepcopy(fresh)
             strategy = _strategy(contestant, sequence, epochs)
-        strategy.optimizer = _optimizer(contestant.network, sequence)
+        strategy.optimizer = _optimizer(contestant, sequence)
         strategy.train(experience)
         networks.append(contestant.network)
         remembered.append(logits(contestant.network, sequence, task_id))
+        if isinstance(contestant.network, HATModule):
+            free.append(_free(contestant.network))
     final = [logits(network, sequence, task_id) for task_id, network in enumerate(networks)]
     moved = sum(not torch.equal(now, then) for now, then in zip(final[:-1], remembered, strict=False))
     outcome = Outcome(
@@ -151,6 +162,7 @@ def learn(method: Method, build: Build, sequence: Sequence, epochs: int, seed: i
         None if contestant.together else [accuracy(then, sequence, task_id) for task_id, then in enumerate(remembered)],
         moved,
         sum(p.numel() for network in {id(n): n for n in networks}.values() for p in network.parameters()),
+        free or None,
     )
     return outcome, networks
 
@@ -183,7 +195,7 @@ def _strategy(contestant: Contestant, sequence: Sequence, epochs: int) -> Any:
     logging.getLogger("avalanche").setLevel(logging.ERROR)
     return kind(
         model=contestant.network,
-        optimizer=_optimizer(contestant.network, sequence),
+        optimizer=_optimizer(contestant, sequence),
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=BATCH_SIZE,
         train_epochs=epochs,
@@ -192,17 +204,15 @@ def _strategy(contestant: Contestant, sequence: Sequence, epochs: int) -> Any:
     )
 
 
-def _optimizer(network: nn.Module, sequence: Sequence) -> torch.optim.Optimizer:
-    masks = list(network.registry.parameters()) if isinstance(network, HATModule) else []
-    known = set(masks)
-    weights = [parameter for parameter in network.parameters() if parameter not in known]
-    groups: list[dict[str, Any]] = [{"params": weights}]
-    if masks:
-        groups.append({"params": masks, "lr": MASK_LEARNING_RATE})
+def _optimizer(contestant: Contestant, sequence: Sequence) -> torch.optim.Optimizer:
+    network = contestant.network
+    groups: Any = network.parameters()
+    if isinstance(network, HATModule):
+        groups = network.parameter_groups(contestant.mask_learning_rate)
     return torch.optim.Adam(groups, lr=sequence.learning_rate)
 
 
-def free_share(net: HATModule) -> float:
+def _free(net: HATModule) -> float:
     """The share of all features that no task uses."""
     groups = net.capacity().values()
     return sum(group.free for group in groups) / sum(group.num_features for group in groups)

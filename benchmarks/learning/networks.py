@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +63,18 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.blocks(self.pool(self.stem(images))).mean((2, 3)))
+
+
+class FromTimm(nn.Module):
+    """A network of timm's with a head of ours. options: of `timm.create_model`."""
+
+    def __init__(self, image_shape: torch.Size, num_classes: int, name: str, **options: Any) -> None:
+        super().__init__()
+        self.layers = timm.create_model(name, in_chans=image_shape[0], num_classes=0, **options)
+        self.head = nn.Linear(self.layers.num_features, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.layers(images))
 
 
 NETWORKS: dict[str, Build] = {"MLP": MLP, "ResNet": ResNet, "ResNet, gated sums": partial(ResNet, add=gated_sum)}

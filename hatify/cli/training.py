@@ -73,12 +73,7 @@ def num_steps(data: Dataset[Any], settings: Settings) -> int:
 
 
 def _optimizer(net: HATModule, settings: Settings) -> Optimizer:
-    masks = dict.fromkeys(net.registry.parameters())
-    weights = [parameter for parameter in net.parameters() if parameter not in masks]
-    groups: list[dict[str, Any]] = [
-        {"params": weights},
-        {"params": list(masks), "lr": settings.mask_learning_rate, "weight_decay": 0.0},
-    ]
+    groups = net.parameter_groups(settings.mask_learning_rate)
     return AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 

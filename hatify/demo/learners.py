@@ -4,13 +4,14 @@ In both each task has a head of its own and is known at inference, and both use 
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.optimizer import ParamsT
 
 from hatify import hatify
 from hatify.demo.data import IMAGE_SHAPE, LabelledImages
@@ -56,12 +57,8 @@ class HATLearner:
                 return cross_entropy(self.network(images), labels) + REGULARIZATION * task.regularization()
 
             self.network.train()
-            _minimise(loss, self._optimizer(), data, epochs, after_step)
-
-    def _optimizer(self) -> Optimizer:
-        masks = dict.fromkeys(self.network.registry.parameters())
-        weights = [parameter for parameter in self.network.parameters() if parameter not in masks]
-        return _optimizer({"params": weights}, {"params": list(masks), "lr": MASK_LEARNING_RATE, "weight_decay": 0.0})
+            optimizer = _optimizer(self.network.parameter_groups(MASK_LEARNING_RATE))
+            _minimise(loss, optimizer, data, epochs, after_step)
 
     @torch.no_grad()
     def logits(self, task_id: int, images: Tensor) -> Tensor:
@@ -84,7 +81,7 @@ class FineTuningLearner:
             return cross_entropy(self.network(images, task_id), labels)
 
         self.network.train()
-        _minimise(loss, _optimizer({"params": self.network.parameters()}), data, epochs, after_step)
+        _minimise(loss, _optimizer(self.network.parameters()), data, epochs, after_step)
 
     @torch.no_grad()
     def logits(self, task_id: int, images: Tensor) -> Tensor:
@@ -94,7 +91,7 @@ class FineTuningLearner:
         return logits
 
 
-def _optimizer(*parameters: dict[str, Any]) -> Optimizer:
+def _optimizer(parameters: ParamsT) -> Optimizer:
     """AdamW, whose momentum and weight decay move also what has no gradient: HAT's locks must hold against it."""
     return AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
