@@ -35,19 +35,22 @@ class GatedBlock(BasicBlock):
         return self.act2(gated_sum(branch, shortcut))
 
 
-def load_resnet(path: PathLike) -> HATModule:
+def load_resnet(path: PathLike, *, image_size: tuple[int, int] | None = None) -> HATModule:
     """A `hat_resnet18`, `hat_resnet34` or one of their forms for small images (`hat_resnet18s`), with all its tasks.
 
-    path: its state dict, as `torch.save` or safetensors wrote it; nothing in the file is run.
+    path: its state dict, as `torch.save` or safetensors wrote it; nothing in the file is run. A prefix of all names
+        (`module.` of DataParallel) is taken off.
+    image_size: height and width of the images; default: 224 x 224, and 32 x 32 for the forms for small images.
 
     Each trained task gives the logits that HAT-CL gives for it, up to rounding, and is locked from now on; the others
     can be trained. HAT-CL masks logits, too: here each task's head has zeros where its mask had them. What HAT-CL
-    computed for no task, `net(x)` computes.
+    computed for no task, `net(x)` computes. Options that leave no trace in a state dict (another activation or
+    pooling) are not restored.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, or it is no ResNet of HAT-CL.
     """
-    tensors = read_state_dict(path)
+    tensors = _without_prefix(read_state_dict(path))
     attention = [match for name in tensors if (match := ATTENTION.fullmatch(name))]
     needed = (TRAINED, "conv1.weight", "fc.weight", *(f"layer{stage}.0.conv1.weight" for stage in range(1, 5)))
     missing = [name for name in needed if name not in tensors]
@@ -55,14 +58,20 @@ def load_resnet(path: PathLike) -> HATModule:
         lack = first_few(missing or ["maskers"])
         raise CheckpointError(f"{str(path)!r} is no state dict of HAT-CL's ResNets: it lacks {lack}")
     num_tasks = 1 + max(int(match[2]) for match in attention)
-    model, images = _resnet(tensors)
+    model, images = _resnet(tensors, image_size)
     net = hatify(model, num_tasks=num_tasks, example_inputs=(images,))
     net.registry.trained = torch.nonzero(tensors[TRAINED]).flatten().tolist()
     net.load_state_dict(matched(dict(_renamed(tensors, net, num_tasks)), net, str(path)), strict=False)
     return net
 
 
-def _resnet(tensors: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor]:
+def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names that a network of HAT-CL has for them."""
+    prefix = min((name.removesuffix(TRAINED) for name in tensors if name.endswith(TRAINED)), key=len, default="")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _resnet(tensors: Mapping[str, Tensor], image_size: tuple[int, int] | None) -> tuple[nn.Module, Tensor]:
     """A ResNet of the checkpoint's sizes, without its weights, and a batch of two images for it."""
     places = [(int(match[1]), int(match[2])) for name in tensors if (match := BLOCK.fullmatch(name))]
     depths = tuple(sum(stage == number for stage, _ in places) for number in range(1, 5))
@@ -70,9 +79,9 @@ def _resnet(tensors: Mapping[str, Tensor]) -> tuple[nn.Module, Tensor]:
     block: Any = GatedBlock
     model: nn.Module = ResNet(block, depths, num_classes=len(tensors["fc.weight"]), in_chans=channels)
     if kernel == 7:
-        return model, torch.zeros(2, channels, 224, 224)
+        return model, torch.zeros(2, channels, *(image_size or (224, 224)))
     model.conv1 = nn.Conv2d(channels, 64, kernel_size=3, padding=1, bias=False)
-    return model, torch.zeros(2, channels, 32, 32)
+    return model, torch.zeros(2, channels, *(image_size or (32, 32)))
 
 
 def _renamed(tensors: Mapping[str, Tensor], net: HATModule, num_tasks: int) -> Iterable[tuple[str, Tensor]]:

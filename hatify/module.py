@@ -27,7 +27,14 @@ from hatify.inspection.plots import plot_capacity, plot_masks
 from hatify.inspection.summary import NetworkSummary, summarise
 from hatify.inspection.tree import as_html
 from hatify.lifecycle.fingerprints import fingerprints
-from hatify.lifecycle.forgetting import ForgetReport, draw_anew, entries_to_renew, freed_features, seeded
+from hatify.lifecycle.forgetting import (
+    ForgetReport,
+    draw_anew,
+    draw_head_anew,
+    entries_to_renew,
+    freed_features,
+    seeded,
+)
 from hatify.masks.capacity import GroupCapacity, capacity, describe_emptiness, describe_scarcity
 from hatify.masks.registry import MaskRegistry
 from hatify.output import PathLike
@@ -275,7 +282,7 @@ class HATModule(GraphModule):
     # -- forgetting ------------------------------------------------------------------------------------------
 
     def forget(self, task_id: int, *, seed: int | None = None, dry_run: bool = False) -> ForgetReport:
-        """Forget a task: entries that only it uses are drawn anew, its masks, head and norms are those of a new task.
+        """Forget a task: entries that only it uses and its head are drawn anew, its masks and norms are a new task's.
 
         Every other trained task gives what it gave, bitwise, and `task_id` can be trained anew. An optimizer's
         momentum is its own: give the next task a new optimizer.
@@ -313,12 +320,15 @@ class HATModule(GraphModule):
         counts = {name: int(renewed.sum()) for name, renewed in entries.items()}
         report = ForgetReport(tuple(tasks), counts, freed_features(self.registry, tasks, kept), dry_run)
         if not dry_run:
+            named, initialization = dict(self.named_parameters(remove_duplicate=False)), self.blueprint.initialization
             with seeded(seed):
-                draw_anew(dict(self.named_parameters(remove_duplicate=False)), entries, self.blueprint.initialization)
+                draw_anew(named, entries, initialization)
                 for task in tasks:
                     self.registry.forget(task)
                     for layer in self._layers():
                         renew(layer, task)
+                    for path, head in zip(self.blueprint.heads, self.head_layers(), strict=True):
+                        draw_head_anew(head.per_task[task], path, named, initialization)
         return report
 
     # -- training --------------------------------------------------------------------------------------------

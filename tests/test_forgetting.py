@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -77,6 +78,20 @@ def test_the_others_are_bitwise_as_before_and_the_forgotten_is_at_chance(trained
     learn(trained, forgotten, *examples(forgotten))
     assert accuracy(trained, forgotten) > 0.8
     assert all(torch.equal(trained(examples(task)[0], task_id=task), before[task]) for task in others)
+
+
+def test_what_later_tasks_still_know_is_not_read_off_by_the_forgotten_head() -> None:
+    """A second task learns the same examples, so that its features tell them apart: only the head can forget."""
+    net = network(num_tasks=2)
+    for task_id in range(2):
+        learn(net, task_id, *examples(0))
+    right = []
+    for seed in range(16):
+        trial = copy.deepcopy(net)
+        trial.forget(0, seed=seed)
+        right.append(accuracy(trial, 0))
+        assert torch.equal(trial(examples(0)[0], task_id=1), net(examples(0)[0], task_id=1))
+    assert sum(right) / len(right) == pytest.approx(0.25, abs=0.08)
 
 
 def test_only_what_the_task_alone_uses_is_drawn_anew_as_its_layer_draws_it(trained: HATModule) -> None:

@@ -95,6 +95,15 @@ def test_tasks_have_the_logits_of_hat_cl(state: StateDict, tmp_path: Path) -> No
         assert all("hatify" not in str(node.target) for node in extracted.graph.nodes)
 
 
+def test_prefixed_names_and_another_image_size(state: StateDict, tmp_path: Path) -> None:
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "net.pt")
+    net = load_resnet(tmp_path / "net.pt", image_size=(48, 40)).eval()
+    images = torch.randn(2, 3, 48, 40)
+    with torch.no_grad():
+        expected = logits_of_hat_cl(state, images, 1)
+        torch.testing.assert_close(net(images, task_id=1), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_it_is_saved_as_any_other(state: StateDict, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "net.pt")
     net = load_resnet(tmp_path / "net.pt").eval()

@@ -47,9 +47,9 @@ class Sequence:
         return replace(self, tasks=[_parted(task.train.inputs, task.train.labels) for task in self.tasks])
 
 
-def split() -> Sequence:
-    """Split-MNIST: five tasks, each to tell two digits apart, 800 images each."""
-    parts = [[(s.images, s.labels) for s in (task.train, task.test)] for task in split_mnist(images_per_digit=500)]
+def split(images_per_digit: int = 500) -> Sequence:
+    """Split-MNIST: five tasks, each to tell two digits apart; of the images four fifths are for training."""
+    parts = [[(s.images, s.labels) for s in (task.train, task.test)] for task in split_mnist(images_per_digit)]
     return Sequence("Split-MNIST", [Task(*(Examples(*part) for part in task)) for task in parts], num_classes=2)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import networkx
 import numpy
 import pandas
-import scipy.signal
-import sklearn.utils
+import scipy.stats
+import sympy
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
@@ -31,7 +31,7 @@ LEARNING_RATE = 1e-4  # of weights that are trained already
 PAIRS: tuple[tuple[tuple[Any, Items[str]], tuple[Any, Items[str]]], ...] = (
     ((numpy, ("numpy", "np.")), (torch, ("torch", "Tensor", "tensor"))),
     ((pandas.DataFrame, ("pandas", "DataFrame")), (networkx, ("networkx", "nx."))),
-    ((scipy.signal, ("scipy",)), (sklearn.utils, ("sklearn", "scikit-learn"))),
+    ((scipy.stats, ("scipy",)), (sympy, ("sympy", "SymPy"))),
 )
 
 

@@ -91,6 +91,23 @@ def draw_anew(
             parameter.copy_(torch.where(renewed, fresh, parameter))
 
 
+@torch.no_grad()
+def draw_head_anew(
+    head: nn.Module, path: str, parameters: Mapping[str, nn.Parameter], initialization: Initialization
+) -> None:
+    """Give a forgotten task's head fresh values, as its layer draws them.
+
+    As a copy of the model's head, which it was at first, it would read off what other tasks' features still tell of
+    its task. One that has a size of its own is drawn anew with the rest of its layer.
+
+    head: holds the task's own parameters by the names that the layer at `path` has for them.
+    """
+    for name, parameter in head.named_parameters():
+        full_name = f"{path}.{name}"
+        if parameter.shape == parameters[full_name].shape:
+            parameter.copy_(drawn_anew(initialization[full_name], full_name, parameters))
+
+
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Random numbers from a seed; the caller's own go on afterwards as if none had been drawn. None: the caller's."""
