@@ -66,9 +66,9 @@ VIT = partial(FromTimm, name="vit_small_patch16_224", img_size=28, patch_size=7)
 CONVNEXT = partial(FromTimm, name="convnext_tiny", patch_size=3)
 RESNET = partial(FromTimm, name="resnet50")
 EXPERIMENTS = {
-    "resnet50": Experiment("images", "ResNet-50", "5, digits", supervised(partial(digits, 1e-3), RESNET, epochs=6)),
-    "vit": Experiment("images", "ViT-Small", "5, digits", supervised(digits, VIT, epochs=6)),
-    "convnext": Experiment("images", "ConvNeXt-Tiny", "5, digits", supervised(digits, CONVNEXT, epochs=6)),
+    "resnet50": Experiment("images", "ResNet-50", "5, digits", supervised(partial(digits, 1e-3), RESNET, epochs=4)),
+    "vit": Experiment("images", "ViT-Small", "5, digits", supervised(digits, VIT, epochs=4)),
+    "convnext": Experiment("images", "ConvNeXt-Tiny", "5, digits", supervised(digits, CONVNEXT, epochs=4)),
     "text": Experiment(
         "text", "MiniLM, pretrained", "3, docstrings", supervised(docstring_tasks, Classifier, epochs=3)
     ),

@@ -47,9 +47,7 @@ SETTINGS = {
 HEADER = (
     "setting",
     *(f"tasks {n + 1} to {n + TENS}, %" for n in range(0, NUM_TASKS, TENS)),
-    "moved",
-    "full",
-    "free, %",
+    *("moved", "full", "free, %", "parameters"),
 )
 
 
@@ -65,7 +63,8 @@ def row(name: str, results: list[dict[str, Any]]) -> list[str]:
     moved = str(sum(result["moved"] for result in results))
     free = [result["free"] for result in results if result["free"]]
     left = spread([of_seed[-1] for of_seed in free]) if free else ""
-    return [name, *tens, moved, ", ".join(map(_full, free)), left]
+    parameters = f"{results[0]['parameters'] / 1e3:,.0f} k"
+    return [name, *tens, moved, ", ".join(map(_full, free)), left, parameters]
 
 
 def _full(free: list[float]) -> str:

@@ -14,18 +14,21 @@ Line = Sequence[tuple[float, Sequence[float]]]  # points: x, and y of each seed 
 def plot(panels: Mapping[str, Mapping[str, Line]], path: Path, *, x: str, y: str, logarithmic: bool = False) -> None:
     """Draw panels beside each other, in percent: means over seeds, and from the lowest seed to the highest.
 
-    panels: their lines, by title and label. x, y: what the axes show. logarithmic: x goes by factors of two.
+    panels: their lines, by title and label; a label has one colour. x, y: what the axes show. logarithmic: x goes by
+    factors of two.
     """
-    figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="constrained")
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    figure = Figure(figsize=(3.8 * len(panels) + 2.4, 3.4), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
         for label, points in lines.items():
-            at = [position for position, _ in points]
-            axes.plot(at, [100 * fmean(of_seeds) for _, of_seeds in points], label=label, linewidth=1.4)
+            at, colour = [position for position, _ in points], f"C{labels.index(label)}"
+            axes.plot(at, [100 * fmean(of_seeds) for _, of_seeds in points], colour, label=label, linewidth=1.4)
             low, high = ([100 * bound(of_seeds) for _, of_seeds in points] for bound in (min, max))
-            axes.fill_between(at, low, high, alpha=0.15)
+            axes.fill_between(at, low, high, color=colour, alpha=0.15)
         axes.set(title=title, xlabel=x, ylabel=y)
         if logarithmic:
             axes.set_xscale("log", base=2)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize="small")
+    handles = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    figure.legend(handles=list(handles.values()), loc="outside right upper", frameon=False, fontsize="small")
     figure.savefig(path)
