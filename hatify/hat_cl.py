@@ -10,7 +10,7 @@ import torch
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from hatify.checkpoints.matching import matched
+from hatify.checkpoints.matching import matched, without_prefix
 from hatify.checkpoints.reading import read_state_dict
 from hatify.conversion import hatify
 from hatify.errors import CheckpointError, first_few
@@ -50,9 +50,9 @@ def load_resnet(path: PathLike, *, image_size: tuple[int, int] | None = None) ->
     Raises:
         CheckpointError: there is no such file, it is damaged, or it is no ResNet of HAT-CL.
     """
-    tensors = _without_prefix(read_state_dict(path))
-    attention = [match for name in tensors if (match := ATTENTION.fullmatch(name))]
     needed = (TRAINED, "conv1.weight", "fc.weight", *(f"layer{stage}.0.conv1.weight" for stage in range(1, 5)))
+    tensors = without_prefix(read_state_dict(path), needed)
+    attention = [match for name in tensors if (match := ATTENTION.fullmatch(name))]
     missing = [name for name in needed if name not in tensors]
     if not attention or missing:
         lack = first_few(missing or ["maskers"])
@@ -63,12 +63,6 @@ def load_resnet(path: PathLike, *, image_size: tuple[int, int] | None = None) ->
     net.registry.trained = torch.nonzero(tensors[TRAINED]).flatten().tolist()
     net.load_state_dict(matched(dict(_renamed(tensors, net, num_tasks)), net, str(path)), strict=False)
     return net
-
-
-def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by the names that a network of HAT-CL has for them."""
-    prefix = min((name.removesuffix(TRAINED) for name in tensors if name.endswith(TRAINED)), key=len, default="")
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _resnet(tensors: Mapping[str, Tensor], image_size: tuple[int, int] | None) -> tuple[nn.Module, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
@@ -19,8 +19,7 @@ def matched(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> dic
         CheckpointError: tensors are missing, superfluous or of another shape.
     """
     own = model.state_dict()
-    prefix = _prefix(tensors, own)
-    found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    found = without_prefix(tensors, own)
     missing = _missing(own, found)
     if missing:
         lack = f"{source!r} lacks {len(missing)} of the model's {len(own)} tensors: {first_few(missing)}"
@@ -37,7 +36,13 @@ def matched(tensors: Mapping[str, Tensor], model: nn.Module, source: str) -> dic
     return found
 
 
-def _prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+def without_prefix(tensors: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """The tensors without what stands before the model's names (`module.` of DataParallel). own: some of its names."""
+    prefix = _prefix(tensors, own)
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _prefix(tensors: Mapping[str, Tensor], own: Collection[str]) -> str:
     """What stands before the model's names in the file: of all that stand before any, what most have."""
     candidates = {""}
     for name in list(own)[:3]:
