@@ -47,7 +47,11 @@ from hatify.runtime.learning import LearningTask
 from hatify.runtime.locks import LockTable, compact
 from hatify.serialization.contents import Contents, apart, together
 
-_CURRENT: Any = object()  # the task that the network is set to, or that is being learned
+class _Current:
+    """In place of a task id: the task that is being learned, or else the one that the network is set to."""
+
+
+_CURRENT: Any = _Current()
 
 
 class HATModule(GraphModule):
@@ -130,7 +134,7 @@ class HATModule(GraphModule):
     def _resolve(self, task_id: Any, mask_scale: float | None) -> tuple[int | None, Tensor | float | None]:
         """The task and the mask scale of a call, defaults filled in and checked."""
         learning = self._learning
-        if task_id is _CURRENT:
+        if isinstance(task_id, _Current):  # `is` cannot be traced where the id is a symbolic integer
             task = learning.task_id if learning is not None else self._task_id
         else:
             task = None if task_id is None else self._checked_task(task_id)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hatify import HATConfig, HATModule, hatify
-from hatify.runtime.gradients import compensated_gradient, gated_gradient
+from hatify.runtime.gradients import compensation, gated_gradient
 from hatify.runtime.schedule import scheduled_scale
 
 S_MAX = 400.0
@@ -75,10 +75,10 @@ def gated() -> Tensor:
 
 
 def compensated() -> Tensor:
-    return compensated_gradient(torch.tensor(GRADIENT).double(), torch.tensor(E).double(), SCALE, S_MAX, 50.0)
+    return torch.tensor(GRADIENT).double() * compensation(torch.tensor(E).double(), SCALE, S_MAX, 50.0)
 
 
-def compensation(e: float) -> float:
+def by_hand(e: float) -> float:
     return S_MAX / SCALE * (math.cosh(max(-50.0, min(50.0, SCALE * e))) + 1) / (math.cosh(e) + 1)
 
 
@@ -119,7 +119,7 @@ FORMULAS: dict[str, Formula] = {
         lambda: scheduled_scale("linear", 0.25, S_MAX), 1 / S_MAX + (S_MAX - 1 / S_MAX) * 0.25,
     ),
     "Serra eq. 4: q' = s_max/s (cosh(s e) + 1)/(cosh(e) + 1) q": (
-        compensated, [g * compensation(e) for g, e in zip(GRADIENT, E, strict=True)],
+        compensated, [g * by_hand(e) for g, e in zip(GRADIENT, E, strict=True)],
     ),
     "Serra sec. 2.4: e within [-6, 6]": (clamped, 6.0),
     "Serra eq. 5: sum a (1 - c) / sum (1 - c), whole network": (

@@ -11,11 +11,10 @@ def gated_gradient(gradient: Tensor, lock: Tensor) -> Tensor:
     return torch.where(lock, 0, gradient)
 
 
-def compensated_gradient(
-    gradient: Tensor, embedding: Tensor, mask_scale: Tensor | float, s_max: float, exponent_limit: float
-) -> Tensor:
-    """`g * (s_max / s) * (cosh(clamp(s * e, -50, 50)) + 1) / (cosh(e) + 1)` (Serra et al. 2018, eq. 4)."""
+def compensation(embedding: Tensor, mask_scale: Tensor | float, s_max: float, exponent_limit: float) -> Tensor:
+    """`(s_max / s) * (cosh(clamp(s * e, -50, 50)) + 1) / (cosh(e) + 1)`, which multiplies the gradient of an embedding
+    (Serra et al. 2018, eq. 4); in float32 at least.
+    """
     e = embedding.to(torch.promote_types(embedding.dtype, torch.float32))  # cosh(50) is infinite in float16
     scaled = (mask_scale * e).clamp(-exponent_limit, exponent_limit)
-    factor = (torch.cosh(scaled) + 1) / (torch.cosh(e) + 1)
-    return (gradient * factor * (s_max / mask_scale)).to(gradient.dtype)
+    return (torch.cosh(scaled) + 1) / (torch.cosh(e) + 1) * (s_max / mask_scale)

@@ -24,12 +24,17 @@ class Divergence:
     @torch.no_grad()
     def found(self) -> list[str]:
         """The names of those that have diverged."""
+        finite: dict[str, Tensor] = {}
         for name, (module, attribute) in self._places.items():
             parameter: Any = module._parameters[attribute]
             state = id(parameter), 0 if parameter.is_inference() else parameter._version
             if self._seen.get(name) != state:
                 self._seen[name] = state
-                self._diverged[name] = not parameter.is_meta and not bool(parameter.sum().isfinite())
+                self._diverged[name] = False
+                if not parameter.is_meta:
+                    finite[name] = parameter.sum().isfinite()
+        # Asked only now: an answer waits until the device has done all that it was given.
+        self._diverged.update((name, not bool(answer)) for name, answer in finite.items())
         return [name for name, diverged in self._diverged.items() if diverged]
 
 

@@ -12,7 +12,7 @@ from hatify.config import HATConfig
 from hatify.errors import TrainingWarning
 from hatify.masks.registry import MaskRegistry
 from hatify.masks.regularization import regularization, tariff
-from hatify.runtime.gradients import compensated_gradient, gated_gradient
+from hatify.runtime.gradients import compensation, gated_gradient
 from hatify.runtime.schedule import scheduled_scale
 
 
@@ -44,8 +44,9 @@ class LearningTask:
         self.progress = 0.0
         self._schedule(self._steps_before)
         self._locks = {id(p): lock for p, lock in locks.items()}
-        self._embeddings = {id(e): e for e in registry.task_embeddings(task_id)}
+        self._embeddings = registry.task_embeddings(task_id)
         self._used_scale: Tensor | float | None = None
+        self._factors: dict[int, Tensor] = {}  # see `_compensations`; empty: to be computed anew
         self._warned_binary = False
 
     @property
@@ -58,7 +59,8 @@ class LearningTask:
         config = self._config
         self._progress = progress
         self.mask_scale = scheduled_scale(config.schedule, progress, config.s_max, config.schedule_cycles)
-        self.scale = torch.tensor(self.mask_scale, dtype=self._tariff.free.dtype, device=self._tariff.free.device)
+        # Filled on the device: a number copied there would wait for all that the device still has to do.
+        self.scale = torch.full((), self.mask_scale, dtype=self._tariff.free.dtype, device=self._tariff.free.device)
 
     def regularization(self) -> Tensor:
         """What the task pays for features that no other task has taken, a scalar; see `HATConfig.regularizer`."""
@@ -67,15 +69,18 @@ class LearningTask:
     def used_scale(self, mask_scale: Tensor | float | None) -> None:
         """Note the scale of the task's last forward pass (None: binary masks): the compensation divides by it."""
         self._used_scale = mask_scale
+        self._factors = {}
 
     def step_taken(self, count: int) -> None:
         """Move on after the `count`-th optimizer step, and clamp the embeddings."""
         taken = self._registry.interrupted[self.task_id] = self._steps_before + count
         self._schedule(taken)
+        self._factors = {}
         limit = self._config.embedding_limit
-        with torch.no_grad():
-            for embedding in self._embeddings.values():
-                embedding.clamp_(-limit, limit)
+        if self._embeddings:
+            with torch.no_grad():
+                torch._foreach_clamp_min_(self._embeddings, -limit)
+                torch._foreach_clamp_max_(self._embeddings, limit)
 
     def _schedule(self, taken: int) -> None:
         """Set the progress after so many optimizer steps, unless it is set by hand."""
@@ -85,11 +90,11 @@ class LearningTask:
     def gradient(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
         """A parameter's gradient as this task may use it."""
         self._warn_if_binary()
-        if id(parameter) in self._embeddings:
-            return self._compensate(parameter, gradient)
-        if id(parameter) not in self._locks:
-            return gradient
-        return gated_gradient(gradient, self._locks[id(parameter)])
+        if id(parameter) in self._locks:
+            return gated_gradient(gradient, self._locks[id(parameter)])
+        if self._config.compensation:
+            return self._compensated(parameter, gradient)
+        return gradient
 
     def _warn_if_binary(self) -> None:
         if self._used_scale is None and not self._warned_binary:
@@ -101,9 +106,20 @@ class LearningTask:
                 stacklevel=2,
             )
 
-    def _compensate(self, embedding: nn.Parameter, gradient: Tensor) -> Tensor:
+    def _compensated(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """The gradient of an embedding of the task with its compensation; another parameter's as it is."""
+        if not self._factors:
+            self._factors = self._compensations()
+        factor = self._factors.get(id(parameter))
+        return gradient if factor is None else (gradient * factor).to(gradient.dtype)
+
+    @torch.no_grad()
+    def _compensations(self) -> dict[int, Tensor]:
+        """The factor for each embedding, by its `id`: for all at once, many small steps being slow on a GPU."""
+        if not self._embeddings:
+            return {}
         config = self._config
-        if not config.compensation:
-            return gradient
         scale = self._used_scale if self._used_scale is not None else self.scale
-        return compensated_gradient(gradient, embedding.detach(), scale, config.s_max, config.exponent_limit)
+        factors = compensation(torch.cat(self._embeddings), scale, config.s_max, config.exponent_limit)
+        split = factors.split([len(embedding) for embedding in self._embeddings])
+        return {id(embedding): factor for embedding, factor in zip(self._embeddings, split, strict=True)}
