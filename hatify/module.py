@@ -47,6 +47,7 @@ from hatify.runtime.learning import LearningTask
 from hatify.runtime.locks import LockTable, compact
 from hatify.serialization.contents import Contents, apart, together
 
+
 class _Current:
     """In place of a task id: the task that is being learned, or else the one that the network is set to."""
 
@@ -153,7 +154,7 @@ class HATModule(GraphModule):
                     f"task {learning.task_id} is being learned, but the network was called in train mode for "
                     f"{'no task' if task is None else f'task {task}'}; use net.eval() there"
                 )
-            used = learning.scale if mask_scale is None else mask_scale
+            used = learning.scale() if mask_scale is None else mask_scale
         if learning is not None and learned:
             learning.used_scale(used)
         return task, used

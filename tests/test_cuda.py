@@ -19,7 +19,7 @@ from hatify.verification.trials import draw_masks, perturb
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
-STEPS = 4
+STEPS = 6
 SIZES = {"resnet10t": 64, "test_vit": 160, "test_convnext": 64}
 
 
@@ -53,10 +53,8 @@ def two_trained_tasks(name: str) -> HATModule:
     return net
 
 
-def train(
-    net: HATModule, inputs: Tensor, call: Callable[..., Tensor] | None = None, precision: torch.dtype | None = None
-) -> None:
-    """Learn task 2."""
+def train(net: HATModule, inputs: Tensor, call: Callable[..., Tensor], precision: torch.dtype | None = None) -> None:
+    """Learn task 2. call: the network, or its compiled form."""
     labels = torch.arange(len(inputs), device="cuda")
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
     scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
@@ -65,7 +63,7 @@ def train(
         for _ in range(STEPS):
             optimizer.zero_grad()
             with torch.autocast("cuda", precision) if precision else nullcontext():
-                loss = F.cross_entropy((call or net)(inputs), labels) + task.regularization()
+                loss = F.cross_entropy(call(inputs), labels) + task.regularization()
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
@@ -86,7 +84,7 @@ def same(now: list[Tensor], then: list[Tensor]) -> bool:
 def test_nothing_moves(name: str, precision: torch.dtype | None) -> None:
     net, inputs = two_trained_tasks(name), images(name)
     before, weights = answers(net, inputs), copy.deepcopy(net.state_dict())
-    train(net, inputs, precision=precision)
+    train(net, inputs, net, precision)
     assert same(answers(net, inputs), before)
     assert any(not torch.equal(p, weights[key]) for key, p in net.named_parameters() if not key.startswith("registry"))
 
@@ -97,6 +95,22 @@ def test_nothing_moves_when_compiled(name: str, mode: str) -> None:
     before = answers(net, inputs)
     train(net, inputs, torch.compile(net, fullgraph=True, mode=mode))
     assert same(answers(net, inputs), before)
+
+
+def test_later_steps_replay_the_graphs_of_earlier_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[object] = []
+    before_step: list[int] = []
+    record = torch.cuda.graph.__enter__
+    monkeypatch.setattr(torch.cuda.graph, "__enter__", lambda graph: [recorded.append(graph), record(graph)][1])
+    net, inputs = two_trained_tasks(name), images(name)
+    compiled = torch.compile(net, fullgraph=True, mode="reduce-overhead")
+
+    def call(x: Tensor) -> Tensor:
+        before_step.append(len(recorded))
+        return compiled(x)
+
+    train(net, inputs, call)
+    assert before_step[STEPS // 2] == before_step[-1] > 0
 
 
 def test_a_model_converted_elsewhere_is_the_same_network(name: str, tmp_path: Path) -> None:

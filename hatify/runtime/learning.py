@@ -23,8 +23,7 @@ class LearningTask:
     task_id: the task. steps: optimizer steps of the whole task, those before an interruption included; None where
         `progress` is set by hand.
     progress: how far the task is, in [0, 1]; it moves on with each optimizer step.
-    mask_scale: the scheduled mask scale at the present progress. scale: the same as a tensor, a new one each time:
-        a number that changes with each step would be compiled anew, and a changed tensor is missed by backward.
+    mask_scale: the scheduled mask scale at the present progress.
     """
 
     def __init__(
@@ -40,6 +39,8 @@ class LearningTask:
         self._registry = registry
         self._config = config
         self._tariff = tariff(registry, task_id, mode=config.regularizer, quota=config.quota)
+        # In one place for the whole task: compiled graphs know the addresses of what a network holds.
+        self._scale = torch.empty((), dtype=self._tariff.free.dtype, device=self._tariff.free.device)
         self._steps_before = registry.interrupted.get(task_id, 0)
         self.progress = 0.0
         self._schedule(self._steps_before)
@@ -59,12 +60,18 @@ class LearningTask:
         config = self._config
         self._progress = progress
         self.mask_scale = scheduled_scale(config.schedule, progress, config.s_max, config.schedule_cycles)
-        # Filled on the device: a number copied there would wait for all that the device still has to do.
-        self.scale = torch.full((), self.mask_scale, dtype=self._tariff.free.dtype, device=self._tariff.free.device)
+        self._scale.fill_(self.mask_scale)
+
+    def scale(self) -> Tensor:
+        """The mask scale as a scalar tensor of its own: the next step doesn't change what backward still reads.
+
+        A number, which changes with each step, would be compiled anew each time.
+        """
+        return self._scale.clone()
 
     def regularization(self) -> Tensor:
         """What the task pays for features that no other task has taken, a scalar; see `HATConfig.regularizer`."""
-        return regularization(self._registry.masks(self.task_id, self.scale), self._tariff)
+        return regularization(self._registry.masks(self.task_id, self.scale()), self._tariff)
 
     def used_scale(self, mask_scale: Tensor | float | None) -> None:
         """Note the scale of the task's last forward pass (None: binary masks): the compensation divides by it."""
@@ -119,7 +126,7 @@ class LearningTask:
         if not self._embeddings:
             return {}
         config = self._config
-        scale = self._used_scale if self._used_scale is not None else self.scale
+        scale = self._used_scale if self._used_scale is not None else self._scale
         factors = compensation(torch.cat(self._embeddings), scale, config.s_max, config.exponent_limit)
         split = factors.split([len(embedding) for embedding in self._embeddings])
         return {id(embedding): factor for embedding, factor in zip(self._embeddings, split, strict=True)}
