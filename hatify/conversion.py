@@ -24,6 +24,7 @@ from hatify.rewriting.heads import resize_heads
 from hatify.rewriting.layers import HATLayer
 from hatify.rewriting.rewrite import FUNCTIONAL, REGISTRY, Rewriter
 from hatify.rewriting.root import copy_tensors
+from hatify.rewriting.vectors import MASKED_VECTORS
 from hatify.runtime.locks import LockTable
 from rewriters import load_rules
 
@@ -156,7 +157,8 @@ def _check_names(model: nn.Module) -> None:
     """A model's names live on in the converted network, beside those of its methods."""
     held = [*dict(model.named_modules()), *(name for name, _ in model.named_parameters())]
     held += [name for name, _ in model.named_buffers()]
-    network = (set(dir(HATModule)) - set(dir(nn.Module))) | {REGISTRY, FUNCTIONAL, "blueprint", "task_id", "mask_scale"}
+    network = (set(dir(HATModule)) - set(dir(nn.Module))) | {REGISTRY, MASKED_VECTORS, FUNCTIONAL}
+    network |= {"blueprint", "task_id", "mask_scale"}
     layer = (set(dir(HATLayer())) - set(dir(nn.Module()))) - {""}
     for name in held:
         first, *rest = name.split(".")

@@ -41,6 +41,7 @@ from hatify.output import PathLike
 from hatify.payload import HATPayload
 from hatify.rewriting.heads import renew
 from hatify.rewriting.layers import HATLayer
+from hatify.rewriting.vectors import MASKED_VECTORS, masked_vectors
 from hatify.runtime.guard import OptimizerGuard, refuse_steps
 from hatify.runtime.isolation import Divergence, isolated
 from hatify.runtime.learning import LearningTask
@@ -64,6 +65,9 @@ class HATModule(GraphModule):
     registry: MaskRegistry
 
     def __init__(self, root: nn.Module, graph: Graph, blueprint: Blueprint) -> None:
+        if graph.find_nodes(op="call_module", target=MASKED_VECTORS):
+            vectors = root.masked_vectors = masked_vectors(root, graph)
+            vectors.training = root.training
         super().__init__(root, graph, class_name="HATModule")
         self.blueprint = blueprint
         self._keep_unused(root)

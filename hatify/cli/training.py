@@ -53,6 +53,7 @@ def train_task(
                 optimizer.step()
                 schedule.step()
                 after_step(loss.item())
+        _settle(net, loader)
 
 
 @torch.no_grad()
@@ -70,6 +71,14 @@ def num_steps(data: Dataset[Any], settings: Settings) -> int:
     """How many optimizer steps training takes."""
     full, rest = divmod(_size(data), settings.batch_size)
     return settings.epochs * (full or int(rest > 0))
+
+
+@torch.no_grad()
+def _settle(net: HATModule, loader: DataLoader[Any]) -> None:
+    """A pass that learns nothing: batch norms' statistics may still be those of softer masks than the last."""
+    if any(name.endswith("running_mean") for name, _ in net.named_buffers()):
+        for inputs, _ in _batches(loader, net):
+            net(inputs)
 
 
 def _optimizer(net: HATModule, settings: Settings) -> Optimizer:

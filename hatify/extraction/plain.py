@@ -20,6 +20,7 @@ from hatify.capture.views import base_of
 from hatify.errors import ExtractionError
 from hatify.extraction.operators import BY_ENTRY, PLAIN, PRODUCTS, SUMS
 from hatify.rewriting.layers import HATLayer, Slot, for_each_example, gate, read
+from hatify.rewriting.vectors import MaskedVectors
 
 aten = torch.ops.aten
 
@@ -112,9 +113,16 @@ class PlainGraph:
         if node.op == "output":
             return self.graph.output(self._value(node.args[0])[outputs])
         if node.op == "call_module":
-            module = self._net.get_submodule(str(node.target))
-            return self._layer(node, module) if isinstance(module, HATLayer) else dict(self._masks)
+            return self._module(node)
         return self._called(node)
+
+    def _module(self, node: Node) -> Any:
+        module = self._net.get_submodule(str(node.target))
+        if isinstance(module, HATLayer):
+            return self._layer(node, module)
+        if isinstance(module, MaskedVectors):
+            return module({}, None)  # none: here each parameter carries its masks for good
+        return dict(self._masks)
 
     def _called(self, node: Node) -> Any:
         arguments = [self._value(argument) for argument in node.args]

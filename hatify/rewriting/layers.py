@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,29 +78,47 @@ class HATLayer(nn.Module):
         self.per_task = nn.ModuleList()
 
     def forward(
-        self, *operands: Any, masks: Sequence[Tensor | None] = (), task_id: int | None = None, call: int = 0
+        self,
+        *operands: Any,
+        masks: Sequence[Tensor | None] = (),
+        vectors: Mapping[str, Tensor] | None = None,
+        task_id: int | None = None,
+        call: int = 0,
     ) -> Any:
         """Apply the operator of `calls[call]`.
 
         operands: the operator's inputs that are not the layer's own. masks: one for each gate; None with no task.
+        vectors: by attribute, what has been multiplied by its mask already, see `MaskedVectors`; None with no task.
         """
         used = self.calls[call]
         if self.training and self.counter is not None:
             self.of_task(self.counter, task_id).add_(1)
         own = self.per_task[task_id] if self.task_indexed and task_id is not None else self
+        done = vectors or {}
         args = list(used.args)
         for position in used.open_args:
-            args[position] = self._fill(args[position], operands, masks, own)
-        kwargs = {name: self._fill(value, operands, masks, own) for name, value in used.kwargs}
+            args[position] = self._fill(args[position], operands, masks, done, own)
+        kwargs = {name: self._fill(value, operands, masks, done, own) for name, value in used.kwargs}
         result = used.operator(*args, **kwargs)
         return _masked(result, used.result_masks, masks) if used.result_masks and masks else result
 
-    def _fill(self, argument: Any, operands: Sequence[Any], masks: Sequence[Tensor | None], own: nn.Module) -> Any:
-        """The value of an argument. own: what holds the parameters that are kept once a task."""
+    def _fill(
+        self,
+        argument: Any,
+        operands: Sequence[Any],
+        masks: Sequence[Tensor | None],
+        done: Mapping[str, Tensor],
+        own: nn.Module,
+    ) -> Any:
+        """The value of an argument. done: vectors as `forward` has them. own: what holds what is kept once a task."""
+        if isinstance(argument, list):
+            return [self._fill(element, operands, masks, done, own) for element in argument]
         if type(argument) is not Slot:
-            return [self._fill(a, operands, masks, own) for a in argument] if isinstance(argument, list) else argument
+            return argument
         name = argument.attribute
         if name is not None:
+            if name in done:
+                return done[name]
             value = getattr(own if name in self.task_indexed else self, name)
         else:
             value = None if argument.operand is None else operands[argument.operand]

@@ -19,6 +19,7 @@ from hatify.rewriting.heads import Head
 from hatify.rewriting.layers import HATLayer, OperatorCall, Slot, for_each_example, gate, read
 from hatify.rewriting.layout import CallLayout, Masks
 from hatify.rewriting.root import layer_at
+from hatify.rewriting.vectors import MASKED_VECTORS, has_vectors
 
 REGISTRY = "registry"
 COUNTER = "num_batches_tracked"
@@ -64,6 +65,8 @@ class Rewriter:
             self._task_id = self.graph.placeholder("task_id", default_value=None)
         with self.graph.inserting_after(self._mask_scale):
             self._masks = self.graph.call_module(REGISTRY, (self._task_id, self._mask_scale))
+        with self.graph.inserting_after(self._masks):
+            self._vectors = self.graph.call_module(MASKED_VECTORS, (self._masks, self._task_id))
 
     def _hand_out_per_task(self) -> None:
         """Parameters kept once a task that no layer of their own uses are read through a layer that selects."""
@@ -155,6 +158,8 @@ class Rewriter:
         with self.graph.inserting_before(node):
             if masks:
                 kwargs["masks"] = tuple(self._mask(positions, path) for positions, _ in masks)
+            if has_vectors(layer, layout.call):
+                kwargs["vectors"] = self._vectors_of(path)
             if layer.task_indexed:
                 kwargs["task_id"] = self._task_id
             call = self.graph.call_module(path, tuple(layout.operands), {**kwargs, **_which(position)})
@@ -181,6 +186,12 @@ class Rewriter:
             for user in users:
                 user.replace_input_with(node, gated)
             node = gated
+
+    def _vectors_of(self, path: str) -> Node:
+        """The edge that carries the masked vectors of one more call of the layer at a path."""
+        known = {user.args[1] for user in self._vectors.users}
+        key = next(name for name in _numbered(path) if name not in known)
+        return self.graph.call_function(operator.getitem, (self._vectors, key))
 
     def _mask(self, positions: npt.NDArray[np.int64], path: str) -> Node:
         """The edge that carries a mask: a group's own, or a view over several groups."""
@@ -229,7 +240,7 @@ def _share(root: nn.Module, layer: HATLayer, attribute: str) -> None:
 
 def _is_plumbing(node: Node) -> bool:
     """What may go when nothing uses it: reads, and masks that no gate took."""
-    return node.op == "get_attr" or node.target is operator.getitem or node.target == REGISTRY
+    return node.op == "get_attr" or node.target in (operator.getitem, REGISTRY, MASKED_VECTORS)
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -45,7 +45,7 @@ class LearningTask:
         self.progress = 0.0
         self._schedule(self._steps_before)
         self._locks = {id(p): lock for p, lock in locks.items()}
-        self._embeddings = registry.task_embeddings(task_id)
+        self._embeddings: list[Tensor] = list(registry.task_embeddings(task_id))
         self._used_scale: Tensor | float | None = None
         self._factors: dict[int, Tensor] = {}  # see `_compensations`; empty: to be computed anew
         self._warned_binary = False

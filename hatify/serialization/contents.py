@@ -16,6 +16,7 @@ from hatify.masks.registry import MaskRegistry
 from hatify.rewriting.layers import HATLayer
 from hatify.rewriting.rewrite import REGISTRY
 from hatify.rewriting.root import layer_at, owner_of
+from hatify.rewriting.vectors import MASKED_VECTORS
 from hatify.runtime.locks import LockTable
 from hatify.serialization.graphs import graph_apart, graph_together
 from hatify.serialization.values import decoded, encoded
@@ -48,7 +49,7 @@ def apart(net: GraphModule, blueprint: Blueprint, task_id: int | None) -> Conten
     Raises:
         FileError: a part of it that data has no form for.
     """
-    modules = dict(net.named_modules())
+    modules = {path: module for path, module in net.named_modules() if path != MASKED_VECTORS}  # which the graph tells
     registry = modules[REGISTRY]
     assert isinstance(registry, MaskRegistry)
     tensors, held = _tensors_apart(net)
@@ -94,7 +95,7 @@ def together(contents: Contents) -> Parts:
     other_mode = set(header["other_mode"])
     for path, module in root.named_modules():
         module.training = header["training"] != (path in other_mode)
-    graph = graph_together(header["graph"], _names(root))
+    graph = graph_together(header["graph"], {*_names(root), MASKED_VECTORS})
     blueprint: Blueprint = decoded(header["blueprint"])
     return Parts(root, graph, blueprint, header["task_id"])
 
