@@ -17,7 +17,7 @@ PathLike = str | os.PathLike[str]
 def whole_file(path: PathLike) -> Iterator[Path]:
     """A new name beside `path` to write to: it takes the place of `path` when the block ends, or else goes.
 
-    A crash leaves the old file, and perhaps a `.NAME.*.unfinished`.
+    A crash leaves the old file, and perhaps a `.NAME.*.unfinished` with the same ending, by which some writers go.
 
     Raises:
         FileError: `path` is a folder, or cannot be written.
@@ -53,7 +53,7 @@ def _names(path: PathLike) -> tuple[Path, Path]:
     target = Path(path).resolve()
     if target.is_dir():
         raise FileError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
-    return target, target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.unfinished")
+    return target, target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.unfinished{target.suffix}")
 
 
 def _flush(path: Path) -> None:

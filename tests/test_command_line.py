@@ -179,7 +179,7 @@ def test_extract_writes_the_task_as_a_program(name: str, trained: Path) -> None:
     outcome = run("extract", trained, "--task", 0, "-o", name, "--json")
     assert outcome.exit_code == 0, outcome.output
     report = json.loads(outcome.stdout)
-    assert report["parameters"] < report["shared_parameters"]
+    assert report["parameters"] < report["parameters_in_network"]
     if name.endswith(".pt2"):
         answer = torch.export.load(name).module()(images())
     else:
@@ -227,6 +227,7 @@ BAD: dict[str, tuple[Sequence[object], str]] = {
     "no device": (("train", "net.safetensors", "--task", 0, "--data", "first.npz", "--device", "tpu9"), "tpu9"),
     "an untrained task": (("forget", "net.safetensors", "--task", 1), "never trained"),
     "no format": (("extract", "net.safetensors", "--task", 0, "-o", "task.bin"), ".pt2 and .onnx"),
+    "an untrained task to extract": (("extract", "net.safetensors", "--task", 0, "-o", "task.pt2"), "never trained"),
     "no task to extract": (("extract", "net.safetensors", "--task", 7, "-o", "task.pt2"), "task 7"),
 }
 

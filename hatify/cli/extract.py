@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from hatify.cli.common import AsJSON, Model, ModelArguments, Network, Task, note, open_network, show
-from hatify.errors import FileError
+from hatify.errors import FileError, TaskError
 from hatify.extraction.exporting import FORMATS, export_task
+from hatify.module import HATModule
 from hatify.output import check_writable
+from hatify.rewriting.layers import HATLayer
 from hatify.verification.inputs import made_up_call
 
 
@@ -36,12 +38,21 @@ def extract(
         raise FileError(f"cannot write {str(output)!r}: extract writes {' and '.join(FORMATS)} files")
     check_writable(output)
     net = open_network(network, model, argument)
+    if task in range(net.num_tasks) and task not in net.trained_tasks:
+        raise TaskError(f"task {task} was never trained; trained are {list(net.trained_tasks) or 'none'}")
     extracted = net.extract(task)
     export_task(extracted, made_up_call(net), net.blueprint.signature, output)
-    before = sum(net.get_parameter(name).numel() for name in net.shared_parameters())
+    before = _parameters_read(net, task)
     after = sum(parameter.numel() for parameter in extracted.parameters())
     staying: dict[str, str] = extracted.__dict__["staying"]
-    data = {"task": task, "parameters": after, "shared_parameters": before, "staying": staying}
+    data = {"task": task, "parameters": after, "parameters_in_network": before, "staying": staying}
     lines = [f"{name}: {reason}" for name, reason in staying.items()]
     show(as_json, data, "\n".join([f"task {task}: {after:,} of {before:,} parameters", *lines]))
     note(f"wrote {output}")
+
+
+def _parameters_read(net: HATModule, task: int) -> int:
+    """How many parameters answer a task in the converted network: shared ones, its norms and its head."""
+    own = (layer.per_task[task] for layer in net.modules() if isinstance(layer, HATLayer))
+    counted = [*map(net.get_parameter, net.shared_parameters()), *(p for module in own for p in module.parameters())]
+    return sum(parameter.numel() for parameter in counted)
