@@ -21,9 +21,11 @@ from benchmarks.learning.sequences import SEQUENCES, Sequence
 
 HEADER = ("sequence", "method", "accuracy, %", "forgetting, points", "moved", "parameters")
 
-# Of the MLP, whose hidden layers have 256 features, and of one with a fifth of the parameters of ten of them.
+# Of the MLP, whose hidden layers have 256 features; and where ten of them have five times the parameters, of a wide one
+# for all tasks, and of narrow ones for each.
 CONTENDERS: dict[str, tuple[Method, Build]] = {name: (method, MLP) for name, method in METHODS.items()}
 CONTENDERS["hatify, width 400"] = (METHODS["hatify"], partial(MLP, width=400))
+CONTENDERS["a network a task, width 62"] = (METHODS["a network a task"], partial(MLP, width=62))
 
 
 def run(name: str, sequence: Sequence, epochs: int, seed: int) -> dict[str, Any]:
