@@ -23,7 +23,7 @@ from hatify.output import PathLike, whole_file
 from hatify.serialization.contents import Contents
 from hatify.serialization.values import decoded
 
-FORMAT = 1
+FORMAT = 2  # 1: without `MaskedVectors`
 HEADER, VERSION, DIGEST = "hatify", "hatify.format", "hatify.digest"
 
 
@@ -73,7 +73,7 @@ def load(path: PathLike, model: nn.Module | None = None) -> HATModule:
             tensors[name] = torch.view_as_complex(tensors[name])
         contents = Contents(header, tensors, _leaves(header["leaves"], model))
         net = HATModule.from_contents(contents)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise FileError(
             f"{str(path)!r} holds a network that cannot be built: {type(error).__name__}: {error}"
         ) from error

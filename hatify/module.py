@@ -130,6 +130,8 @@ class HATModule(GraphModule):
         """Keep what another task has made NaN or infinite out of a task under its binary masks."""
         if task is None or mask_scale is not None or torch.compiler.is_compiling():
             return nullcontext()
+        if torch._C._are_functorch_transforms_active():  # there is no one answer for all the weights under vmap
+            return nullcontext()
         diverged = self._divergence.found()
         if not diverged:
             return nullcontext()

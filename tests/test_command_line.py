@@ -163,6 +163,11 @@ def test_verify_tells_a_network_that_has_moved(trained: Path) -> None:
     assert "unmoved" in failed.stderr
 
 
+def test_training_ends_with_a_pass_for_the_statistics(network: Path) -> None:
+    run("train", network, "--task", 1, "--data", "first.npz", "--epochs", 3, "--batch-size", 16)
+    assert load(network).get_buffer("1.per_task.1.num_batches_tracked") == (3 + 1) * 64 // 16
+
+
 def test_forget_leaves_the_other_task(trained: Path) -> None:
     run("train", trained, "--task", 1, "--data", "second.npz", "--epochs", 2)
     kept, whole = logits(trained, 1), trained.read_bytes()

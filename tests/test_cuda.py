@@ -24,7 +24,7 @@ SIZES = {"resnet10t": 64, "test_vit": 160, "test_convnext": 64}
 
 
 @pytest.fixture(autouse=True)
-def nothing_compiled() -> Iterator[None]:
+def as_in_a_new_process() -> Iterator[None]:
     torch.compiler.reset()
     yield
     torch.cuda.set_sync_debug_mode("default")

@@ -256,7 +256,7 @@ def test_what_is_no_network_is_refused_in_one_line(net: HATModule, tmp_path: Pat
     assert "no safetensors file" in refusal(path)
     save_file({"weight": torch.zeros(2)}, path)
     assert "holds tensors, but no network" in refusal(path)
-    rewritten(net, path, {"hatify.format": "2", "hatify.version": "9.0"})
+    rewritten(net, path, {"hatify.format": "3", "hatify.version": "9.0"})
     assert "written by hatify 9.0" in refusal(path) and "install the newer one" in refusal(path)
 
 

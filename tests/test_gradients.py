@@ -144,3 +144,22 @@ def test_compensation_can_be_switched_off() -> None:
     hidden = F.relu(F.linear(x, model[0].weight, model[0].bias) * torch.sigmoid(2.0 * e))
     F.linear(hidden, model[2].weight, model[2].bias).sum().backward()
     torch.testing.assert_close(group.embedding(0).grad, e.grad)
+
+
+def test_compensation_is_that_of_the_present_embeddings_and_scale(net: HATModule) -> None:
+    with net.learn(1) as task:
+        for progress in (0.2, 0.26, 0.26):
+            task.progress = progress
+            for group in net.registry.groups.values():
+                group.embedding(1).grad = None
+                with torch.no_grad():
+                    group.embedding(1).mul_(0.9)
+            task.regularization().backward()
+            for name, group in net.registry.groups.items():
+                e = group.embedding(1).detach().clone().requires_grad_()
+                free = 1 - group.binary_mask(0).double()
+                paid = (torch.sigmoid(task.mask_scale * e) * free).sum() - group.num_features / net.num_tasks
+                (paid.clamp(min=0) / free.sum() / len(net.registry.groups)).backward()
+                scaled = (task.mask_scale * e.detach()).clamp(-50, 50)
+                factor = S_MAX / task.mask_scale * (torch.cosh(scaled) + 1) / (torch.cosh(e.detach()) + 1)
+                torch.testing.assert_close(group.embedding(1).grad, e.grad * factor, rtol=1e-6, atol=1e-9, msg=name)

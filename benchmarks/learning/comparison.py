@@ -21,8 +21,8 @@ from benchmarks.learning.sequences import SEQUENCES, Sequence
 
 HEADER = ("sequence", "method", "accuracy, %", "forgetting, points", "moved", "parameters")
 
-# Of the MLP, whose hidden layers have 256 features; and where ten of them have five times the parameters, of a wide one
-# for all tasks, and of narrow ones for each.
+# MLPs whose hidden layers have 256 features; and, with a fifth of the parameters of ten of these, a wider one for all
+# tasks, or a narrower one for each.
 CONTENDERS: dict[str, tuple[Method, Build]] = {name: (method, MLP) for name, method in METHODS.items()}
 CONTENDERS["hatify, width 400"] = (METHODS["hatify"], partial(MLP, width=400))
 CONTENDERS["a network a task, width 62"] = (METHODS["a network a task"], partial(MLP, width=62))
@@ -53,7 +53,8 @@ def row(sequence: str, method: str, outcomes: list[dict[str, Any]]) -> list[str]
 
 def main() -> None:
     arguments_of = parser(__doc__, "comparison.json", seeds=2, epochs=8)
-    arguments_of.add_argument("methods", nargs="*", help="default: all", choices=[[], *CONTENDERS])
+    known = "; ".join(CONTENDERS)
+    arguments_of.add_argument("methods", nargs="*", metavar="METHOD", help=known, choices=[[], *CONTENDERS])
     arguments = arguments_of.parse_args()
     methods = arguments.methods or list(CONTENDERS)
     sequences = {name: make() for name, make in SEQUENCES.items()}

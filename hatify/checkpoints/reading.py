@@ -42,7 +42,7 @@ def read_state_dict(path: PathLike) -> dict[str, Tensor]:
 
 def _file_in(folder: Path) -> Path:
     """The checkpoint in a folder: the index of its parts, or the one file."""
-    found = [*sorted(folder.glob(f"*{INDEX}")), *sorted(folder.glob("*.safetensors"))]
+    found = [*sorted(folder.glob(f"[!.]*{INDEX}")), *sorted(folder.glob("[!.]*.safetensors"))]
     if not found or (len(found) > 1 and not found[0].name.endswith(INDEX)):
         raise CheckpointError(f"the folder {str(folder)!r} has {len(found) or 'no'} .safetensors files: name one file")
     return found[0]

@@ -3,6 +3,7 @@
 root      the tensors of the model, in a tree of modules with their old names
 layers    the HAT layer, which takes the place of a weighted call
 layout    which arguments of a call a layer is given, and which it holds
+vectors   biases and norms, multiplied by their masks all at once
 rewrite   the plan, carried out on the graph
 heads     each task's own number of classes
 """

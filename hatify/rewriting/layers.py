@@ -61,6 +61,14 @@ class OperatorCall:
         object.__setattr__(self, "open_args", tuple(is_open))
 
 
+@dataclass(frozen=True)
+class Products:
+    """A layer's own vectors, each multiplied by its mask already: by attribute."""
+
+    layer: nn.Module
+    by_attribute: Mapping[str, Tensor]
+
+
 class HATLayer(nn.Module):
     """Stands at the path of the module that it replaces and holds its parameters under their old names.
 
@@ -81,44 +89,50 @@ class HATLayer(nn.Module):
         self,
         *operands: Any,
         masks: Sequence[Tensor | None] = (),
-        vectors: Mapping[str, Tensor] | None = None,
+        vectors: Products | None = None,
         task_id: int | None = None,
         call: int = 0,
     ) -> Any:
         """Apply the operator of `calls[call]`.
 
         operands: the operator's inputs that are not the layer's own. masks: one for each gate; None with no task.
-        vectors: by attribute, what has been multiplied by its mask already, see `MaskedVectors`; None with no task.
+        vectors: what `MaskedVectors` has multiplied already; None with no task.
         """
         used = self.calls[call]
         if self.training and self.counter is not None:
             self.of_task(self.counter, task_id).add_(1)
         own = self.per_task[task_id] if self.task_indexed and task_id is not None else self
-        done = vectors or {}
+        products = self._up_to_date(vectors)
         args = list(used.args)
         for position in used.open_args:
-            args[position] = self._fill(args[position], operands, masks, done, own)
-        kwargs = {name: self._fill(value, operands, masks, done, own) for name, value in used.kwargs}
+            args[position] = self._fill(args[position], operands, masks, products, own)
+        kwargs = {name: self._fill(value, operands, masks, products, own) for name, value in used.kwargs}
         result = used.operator(*args, **kwargs)
         return _masked(result, used.result_masks, masks) if used.result_masks and masks else result
+
+    def _up_to_date(self, vectors: Products | None) -> Mapping[str, Tensor]:
+        """Products that are this layer's still: not of one that it has replaced, nor of before its hooks have run."""
+        if vectors is None or vectors.layer is not self or self._forward_pre_hooks:
+            return {}
+        return vectors.by_attribute
 
     def _fill(
         self,
         argument: Any,
         operands: Sequence[Any],
         masks: Sequence[Tensor | None],
-        done: Mapping[str, Tensor],
+        products: Mapping[str, Tensor],
         own: nn.Module,
     ) -> Any:
-        """The value of an argument. done: vectors as `forward` has them. own: what holds what is kept once a task."""
+        """The value of an argument. own: what holds the parameters that are kept once a task."""
         if isinstance(argument, list):
-            return [self._fill(element, operands, masks, done, own) for element in argument]
+            return [self._fill(element, operands, masks, products, own) for element in argument]
         if type(argument) is not Slot:
             return argument
         name = argument.attribute
         if name is not None:
-            if name in done:
-                return done[name]
+            if name in products:
+                return products[name]
             value = getattr(own if name in self.task_indexed else self, name)
         else:
             value = None if argument.operand is None else operands[argument.operand]

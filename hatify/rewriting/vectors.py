@@ -6,14 +6,15 @@ an operator on one takes longer than to compute it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from hatify.rewriting.layers import HATLayer, OperatorCall, Slot
+from hatify.rewriting.layers import HATLayer, OperatorCall, Products, Slot
 
 MASKED_VECTORS = "masked_vectors"
 
@@ -30,7 +31,8 @@ class Vector:
 class MaskedVectors(nn.Module):
     """Hands each call of a layer its vectors, multiplied by their masks.
 
-    A module so that the graph can call it; it has no parameters, the layers hold them.
+    A module so that the graph can call it. It has no parameters: the layers hold them, and it holds the layers where no
+    state dict finds them a second time. Each network makes its own from its graph, a copy and a loaded one, too.
 
     vectors: by the key that the graph asks with, those of one call.
     """
@@ -39,19 +41,18 @@ class MaskedVectors(nn.Module):
         super().__init__()
         self._vectors = dict(vectors)
 
-    def forward(
-        self, masks: Mapping[str, Tensor | None], task_id: int | None
-    ) -> Mapping[str, Mapping[str, Tensor] | None]:
-        """By key and attribute, `parameter * mask`; None where there is no task."""
+    def forward(self, masks: Mapping[str, Tensor | None], task_id: int | None) -> Mapping[str, Products | None]:
+        """By key, the products `parameter * mask` of a layer; None where there is no task."""
         if task_id is None:
             return dict.fromkeys(self._vectors)
-        flat = [(key, vector) for key, vectors in self._vectors.items() for vector in vectors]
-        values = [vector.layer.of_task(vector.attribute, task_id) for _, vector in flat]
-        products = torch._foreach_mul(values, [_like(masks[v.mask], p) for (_, v), p in zip(flat, values, strict=True)])
-        masked: dict[str, dict[str, Tensor]] = {key: {} for key in self._vectors}
-        for (key, vector), product in zip(flat, products, strict=True):
-            masked[key][vector.attribute] = product
-        return masked
+        flat = [vector for vectors in self._vectors.values() for vector in vectors]
+        values = [vector.layer.of_task(vector.attribute, task_id) for vector in flat]
+        factors = [_like(masks[vector.mask], value) for vector, value in zip(flat, values, strict=True)]
+        products = iter(_products(values, factors))
+        return {
+            key: Products(vectors[0].layer, {vector.attribute: next(products) for vector in vectors})
+            for key, vectors in self._vectors.items()
+        }
 
     def extra_repr(self) -> str:
         return f"{sum(map(len, self._vectors.values()))} vectors"
@@ -66,19 +67,22 @@ def masked_vectors(root: nn.Module, graph: Graph) -> MaskedVectors:
     """What a graph asks for, of the layers below `root`."""
     vectors: dict[str, tuple[Vector, ...]] = {}
     for node in graph.find_nodes(op="call_module"):
-        if "vectors" not in node.kwargs:
+        edges: Any = node.kwargs
+        if "vectors" not in edges:
             continue
         layer = root.get_submodule(str(node.target))
-        assert isinstance(layer, HATLayer)
-        names = [str(mask.args[1]) for mask in node.kwargs["masks"]]
-        carried = _masks_of_vectors(layer, layer.calls[node.kwargs.get("call", 0)])
-        vectors[key_of(node)] = tuple(Vector(layer, attribute, names[position]) for attribute, position in carried)
+        if not isinstance(layer, HATLayer):
+            raise TypeError(f"{node.target!r} is called with vectors, but is no HAT layer")
+        names = [_name(mask) for mask in edges["masks"]]
+        carried = _masks_of_vectors(layer, layer.calls[edges.get("call", 0)])
+        vectors[_name(edges["vectors"])] = tuple(Vector(layer, attribute, names[i]) for attribute, i in carried)
     return MaskedVectors(vectors)
 
 
-def key_of(call: Node) -> str:
-    """The key with which a layer's call asks for its vectors."""
-    return str(call.kwargs["vectors"].args[1])  # type: ignore[union-attr]
+def _name(edge: Node) -> str:
+    """The name with which an edge takes its part of what its source gives."""
+    _, name = edge.args
+    return str(name)
 
 
 def _masks_of_vectors(layer: HATLayer, call: OperatorCall) -> Iterator[tuple[str, int]]:
@@ -91,6 +95,12 @@ def _masks_of_vectors(layer: HATLayer, call: OperatorCall) -> Iterator[tuple[str
         is_used_once = [other.attribute for other in slots].count(slot.attribute) == 1
         if is_vector and is_used_once and [shape for _, shape in slot.masks] == [tuple(parameter.shape)]:
             yield str(slot.attribute), slot.masks[0][0]
+
+
+def _products(values: list[Tensor], factors: list[Tensor]) -> Sequence[Tensor]:
+    if torch._C._are_functorch_transforms_active():  # vmap knows no operators on lists
+        return [value * factor for value, factor in zip(values, factors, strict=True)]
+    return torch._foreach_mul(values, factors)
 
 
 def _like(mask: Tensor | None, vector: Tensor) -> Tensor:

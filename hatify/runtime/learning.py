@@ -45,9 +45,9 @@ class LearningTask:
         self.progress = 0.0
         self._schedule(self._steps_before)
         self._locks = {id(p): lock for p, lock in locks.items()}
-        self._embeddings: list[Tensor] = list(registry.task_embeddings(task_id))
+        self._embeddings: dict[int, Tensor] = {id(e): e for e in registry.task_embeddings(task_id)}
         self._used_scale: Tensor | float | None = None
-        self._factors: dict[int, Tensor] = {}  # see `_compensations`; empty: to be computed anew
+        self._factors: dict[int, tuple[Tensor, int]] = {}  # see `_compensations`
         self._warned_binary = False
 
     @property
@@ -61,6 +61,7 @@ class LearningTask:
         self._progress = progress
         self.mask_scale = scheduled_scale(config.schedule, progress, config.s_max, config.schedule_cycles)
         self._scale.fill_(self.mask_scale)
+        self._factors = {}
 
     def scale(self) -> Tensor:
         """The mask scale as a scalar tensor of its own: the next step doesn't change what backward still reads.
@@ -82,12 +83,11 @@ class LearningTask:
         """Move on after the `count`-th optimizer step, and clamp the embeddings."""
         taken = self._registry.interrupted[self.task_id] = self._steps_before + count
         self._schedule(taken)
-        self._factors = {}
         limit = self._config.embedding_limit
         if self._embeddings:
             with torch.no_grad():
-                torch._foreach_clamp_min_(self._embeddings, -limit)
-                torch._foreach_clamp_max_(self._embeddings, limit)
+                torch._foreach_clamp_min_(list(self._embeddings.values()), -limit)
+                torch._foreach_clamp_max_(list(self._embeddings.values()), limit)
 
     def _schedule(self, taken: int) -> None:
         """Set the progress after so many optimizer steps, unless it is set by hand."""
@@ -99,7 +99,7 @@ class LearningTask:
         self._warn_if_binary()
         if id(parameter) in self._locks:
             return gated_gradient(gradient, self._locks[id(parameter)])
-        if self._config.compensation:
+        if id(parameter) in self._embeddings and self._config.compensation:
             return self._compensated(parameter, gradient)
         return gradient
 
@@ -113,20 +113,19 @@ class LearningTask:
                 stacklevel=2,
             )
 
-    def _compensated(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-        """The gradient of an embedding of the task with its compensation; another parameter's as it is."""
-        if not self._factors:
+    def _compensated(self, embedding: nn.Parameter, gradient: Tensor) -> Tensor:
+        factor, version = self._factors.get(id(embedding), (gradient, None))
+        if version != embedding._version:  # it has been written to since, or the scale is another
             self._factors = self._compensations()
-        factor = self._factors.get(id(parameter))
-        return gradient if factor is None else (gradient * factor).to(gradient.dtype)
+            factor, _ = self._factors[id(embedding)]
+        return (gradient * factor).to(gradient.dtype)
 
     @torch.no_grad()
-    def _compensations(self) -> dict[int, Tensor]:
-        """The factor for each embedding, by its `id`: for all at once, many small steps being slow on a GPU."""
-        if not self._embeddings:
-            return {}
+    def _compensations(self) -> dict[int, tuple[Tensor, int]]:
+        """By each embedding's `id`, its factor and its version: for all at once, as a GPU is slow at small steps."""
         config = self._config
         scale = self._used_scale if self._used_scale is not None else self._scale
-        factors = compensation(torch.cat(self._embeddings), scale, config.s_max, config.exponent_limit)
-        split = factors.split([len(embedding) for embedding in self._embeddings])
-        return {id(embedding): factor for embedding, factor in zip(self._embeddings, split, strict=True)}
+        embeddings = list(self._embeddings.values())
+        factors = compensation(torch.cat(embeddings), scale, config.s_max, config.exponent_limit)
+        split = factors.split([len(embedding) for embedding in embeddings])
+        return {id(e): (factor, e._version) for e, factor in zip(embeddings, split, strict=True)}
