@@ -57,6 +57,8 @@ def hatify(
     _check_tasks(num_tasks, num_classes)
     if not isinstance(model, nn.Module):
         raise ConversionError(f"hatify converts a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, HATModule):
+        raise ConversionError("the model is converted already: model.add_tasks(n) makes room for more tasks")
     if isinstance(model, torch.jit.ScriptModule):
         raise ConversionError("a ScriptModule has no Python code to capture; pass the module that it was made from")
     if isinstance(heads, str):

@@ -151,6 +151,21 @@ def test_what_is_not_a_module() -> None:
         hatify(lambda x: x, num_tasks=2)
 
 
+def test_a_network_that_is_converted_already(net: HATModule) -> None:
+    with pytest.raises(ConversionError, match="add_tasks"):
+        hatify(net, num_tasks=3)
+
+
+def test_an_export_that_fails_logs_nothing_beside_the_error(caplog: pytest.LogCaptureFixture) -> None:
+    class Chooses(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(CaptureError):
+        hatify(Chooses(), example_inputs=(torch.randn(2, 4),))
+    assert not caplog.records
+
+
 def test_a_script_module() -> None:
     with pytest.raises(ConversionError, match="pass the module that it was made from"):
         hatify(torch.jit.script(nn.Linear(4, 2)), num_tasks=2, example_inputs=(torch.randn(2, 4),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
     dynamic = pytree.tree_map(
         lambda v: {0: Dim.AUTO} if isinstance(v, torch.Tensor) and v.dim() > 0 else None, arguments
     )
-    with warnings.catch_warnings(), _without_fused_attention(), _without_idle_conversions():
+    with warnings.catch_warnings(), _without_log_warnings(), _without_fused_attention(), _without_idle_conversions():
         # recurrent layers re-assign their weights in forward; the export restores them, but warns
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         by_parameter = _by_parameter(model, *dynamic)
@@ -36,6 +37,21 @@ def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
 def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """torch.export takes the dynamic shapes by the names of forward's parameters."""
     return dict(forward_signature(model.forward).bind(*args, **kwargs).arguments)
+
+
+@contextmanager
+def _without_log_warnings() -> Iterator[None]:
+    """Where an export fails it logs whole graphs; the error that follows says what matters."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+
+    def is_no_warning(record: logging.LogRecord) -> bool:
+        return record.levelno != logging.WARNING
+
+    logger.addFilter(is_no_warning)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_warning)
 
 
 @contextmanager
