@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect, Factor, Gate, Use
 from hatify.analysis.support import along, has_variables
 from rewriters.registry import rewriter
 
 
-@rewriter(torch.ops.aten._grouped_mm, "transformers::grouped_mm_fallback")
+# By name: an older torch lacks the first, and the second comes with its package.
+@rewriter("aten::_grouped_mm", "transformers::grouped_mm_fallback")
 def grouped_product(call: Call) -> Effect:
     """weight: (experts, in, out). The experts share their features: a row may be any one's."""
     operand_name, weight_name = ("self", "mat2") if "mat2" in call else ("input", "weight")

@@ -86,7 +86,12 @@ run_leaf = _RunLeaf()
 _TRACED: dict[str, OpaqueLeaf] = {}  # by path, while a model is traced
 
 
-@torch.library.custom_op("hatify::opaque_leaf", mutates_args=())
+# The schema is given since torch 2.6 reads none from `list[Tensor]`.
+@torch.library.custom_op(
+    "hatify::opaque_leaf",
+    mutates_args=(),
+    schema="(Tensor[] operands, Tensor[] state, str path, int number) -> Tensor[]",
+)
 def _opaque_leaf(operands: list[Tensor], state: list[Tensor], path: str, number: int) -> list[Tensor]:
     raise NotImplementedError("stands in a graph for a leaf while a model is traced")
 
