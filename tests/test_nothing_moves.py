@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
@@ -201,6 +203,24 @@ def test_groups_of_parameters_of_which_one_is_frozen() -> None:
     groups = [{"params": [p], "lr": 0.01 * (i + 1)} for i, p in enumerate(trainable(net))]
     with nothing_moves(net, torch.randn(5, *SHAPE)):
         train(net, 1, torch.optim.AdamW(groups, weight_decay=0.3))
+
+
+def test_a_network_may_go_while_an_optimizer_calls_its_hooks() -> None:
+    def collect(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        gc.collect()
+
+    collecting = register_optimizer_step_pre_hook(collect)
+    gc.collect()
+    gc.disable()
+    try:
+        net, optimizer = trained_network()
+        for task_id in (1, 2):
+            network()  # nothing holds it, but it refers to itself
+            with nothing_moves(net, torch.randn(5, *SHAPE)):
+                train(net, task_id, optimizer)
+    finally:
+        gc.enable()
+        collecting.remove()
 
 
 def test_two_processes(tmp_path: Path) -> None:

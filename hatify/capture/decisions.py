@@ -69,8 +69,9 @@ class Decision:
 
     def is_as_in_the_example(self, inputs: Sequence[Any]) -> bool:
         """Whether a call with these flat inputs goes the way that was captured."""
-        holds = self.condition(*(inputs[i].shape[d] for i, d in self.sizes))
-        return bool(holds) if self.answer else not holds
+        if self.condition(*(inputs[i].shape[d] for i, d in self.sizes)):
+            return self.answer
+        return not self.answer
 
 
 @contextmanager

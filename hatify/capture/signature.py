@@ -41,7 +41,9 @@ class CallSignature:
         Raises:
             InputError: other arguments, or other shapes, than the model was captured with.
         """
-        flat, spec = pytree.tree_flatten(canonical_arguments(self.signature, args, kwargs))
+        flat, spec = pytree.tree_flatten((args, kwargs))
+        if spec != self.inputs:
+            flat, spec = pytree.tree_flatten(canonical_arguments(self.signature, args, kwargs))
         if spec != self.inputs:
             raise InputError(
                 f"the model was captured with the arguments {self._describe(self.inputs)}, but called with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -67,8 +68,10 @@ class OptimizerGuard:
 
     def attach(self, stack: ExitStack) -> None:
         """Watch every optimizer until the stack is left, and restore once more then."""
+        _watch_optimizers()
         stack.callback(self.restore)
-        stack.callback(register_optimizer_step_post_hook(self._after_step).remove)
+        _GUARDS.append(self)
+        stack.callback(_GUARDS.remove, self)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -88,7 +91,8 @@ class OptimizerGuard:
             if kept.may_have_moved():
                 kept.restore()
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Restore what a step of this optimizer may have moved."""
         if holds_any(optimizer, self._watched):
             self._restore_moved()
             self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
@@ -105,16 +109,30 @@ def refuse_steps(net: Network, forbidden: Callable[[Network], bool]) -> None:
 
     forbidden: a function that does not keep `net` alive.
     """
-    reference = weakref.ref(net)
+    _watch_optimizers()
+    _FORBIDDEN[net] = forbidden
 
-    def before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        alive = reference()
-        if alive is None or not forbidden(alive):
-            return
-        if holds_any(optimizer, {id(p) for p in alive.parameters()}):
+
+_GUARDS: list[OptimizerGuard] = []
+_FORBIDDEN: weakref.WeakKeyDictionary[nn.Module, Callable[[Any], bool]] = weakref.WeakKeyDictionary()
+
+
+@functools.cache
+def _watch_optimizers() -> None:
+    """For good: a hook that goes with its network may go just while an optimizer calls its hooks, which is an error."""
+    register_optimizer_step_pre_hook(_before_step)
+    register_optimizer_step_post_hook(_after_step)
+
+
+def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for net, forbidden in list(_FORBIDDEN.items()):
+        if forbidden(net) and holds_any(optimizer, {id(p) for p in net.parameters()}):
             raise TrainingError(
                 "an optimizer step outside net.learn would change the trained tasks: "
                 "take it inside `with net.learn(task_id, steps=n)`"
             )
 
-    weakref.finalize(net, register_optimizer_step_pre_hook(before_step).remove)
+
+def _after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for guard in list(_GUARDS):
+        guard.after_step(optimizer)
