@@ -55,6 +55,11 @@ class SourceError(HatifyError):
     """The name of a model or of data that leads to none."""
 
 
+def never_trained(task: int, trained: Sequence[int]) -> TaskError:
+    """What to raise where only a trained task will do."""
+    return TaskError(f"task {task} was never trained; trained are {list(trained) or 'none'}")
+
+
 def first_few(names: Sequence[str], count: int = 3) -> str:
     """The first of many names, for a message."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from hatify.blueprint import Blueprint
-from hatify.errors import CapacityWarning, TaskError, TrainingError
+from hatify.errors import CapacityWarning, TaskError, TrainingError, never_trained
 from hatify.extraction.extract import extract
 from hatify.inspection.drawing import draw
 from hatify.inspection.explanation import ModuleExplanation, explain
@@ -315,7 +315,7 @@ class HATModule(GraphModule):
     def _task_with_training(self, task_id: int) -> int:
         task = self._checked_task(task_id)
         if task not in self.registry.trained and task not in self.registry.interrupted:
-            raise TaskError(f"task {task} was never trained; trained are {list(self.trained_tasks) or 'none'}")
+            raise never_trained(task, self.trained_tasks)
         self._check_nothing_is_learned()
         return task
 

@@ -42,7 +42,7 @@ class CallSignature:
             InputError: other arguments, or other shapes, than the model was captured with.
         """
         flat, spec = pytree.tree_flatten((args, kwargs))
-        if spec != self.inputs:
+        if spec != self.inputs:  # else nothing is to be bound, which older versions of torch.compile cannot trace
             flat, spec = pytree.tree_flatten(canonical_arguments(self.signature, args, kwargs))
         if spec != self.inputs:
             raise InputError(

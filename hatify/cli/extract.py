@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hatify.cli.common import AsJSON, Model, ModelArguments, Network, Task, note, open_network, show
-from hatify.errors import FileError, TaskError
+from hatify.errors import FileError, never_trained
 from hatify.extraction.exporting import FORMATS, export_task
 from hatify.module import HATModule
 from hatify.output import check_writable
@@ -39,7 +39,7 @@ def extract(
     check_writable(output)
     net = open_network(network, model, argument)
     if task in range(net.num_tasks) and task not in net.trained_tasks:
-        raise TaskError(f"task {task} was never trained; trained are {list(net.trained_tasks) or 'none'}")
+        raise never_trained(task, net.trained_tasks)
     extracted = net.extract(task)
     export_task(extracted, made_up_call(net), net.blueprint.signature, output)
     before = _parameters_read(net, task)

@@ -17,6 +17,9 @@ from hatify.errors import TrainingError
 
 Network = TypeVar("Network", bound=nn.Module)
 
+_GUARDS: list[OptimizerGuard] = []  # those of the tasks that are being learned
+_FORBIDDEN: weakref.WeakKeyDictionary[nn.Module, Callable[[Any], bool]] = weakref.WeakKeyDictionary()  # by network
+
 
 @dataclass
 class _Kept:
@@ -111,10 +114,6 @@ def refuse_steps(net: Network, forbidden: Callable[[Network], bool]) -> None:
     """
     _watch_optimizers()
     _FORBIDDEN[net] = forbidden
-
-
-_GUARDS: list[OptimizerGuard] = []
-_FORBIDDEN: weakref.WeakKeyDictionary[nn.Module, Callable[[Any], bool]] = weakref.WeakKeyDictionary()
 
 
 @functools.cache

@@ -84,10 +84,11 @@ class LearningTask:
         taken = self._registry.interrupted[self.task_id] = self._steps_before + count
         self._schedule(taken)
         limit = self._config.embedding_limit
-        if self._embeddings:
+        embeddings = list(self._embeddings.values())
+        if embeddings:
             with torch.no_grad():
-                torch._foreach_clamp_min_(list(self._embeddings.values()), -limit)
-                torch._foreach_clamp_max_(list(self._embeddings.values()), limit)
+                torch._foreach_clamp_min_(embeddings, -limit)
+                torch._foreach_clamp_max_(embeddings, limit)
 
     def _schedule(self, taken: int) -> None:
         """Set the progress after so many optimizer steps, unless it is set by hand."""
