@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -33,13 +33,15 @@ from hatify.lifecycle.forgetting import (
     draw_head_anew,
     entries_to_renew,
     freed_features,
+    put_back,
     seeded,
+    unused_entries,
 )
 from hatify.masks.capacity import GroupCapacity, capacity, describe_emptiness, describe_scarcity
 from hatify.masks.registry import MaskRegistry
 from hatify.output import PathLike
 from hatify.payload import HATPayload
-from hatify.rewriting.heads import renew
+from hatify.rewriting.heads import reset_task
 from hatify.rewriting.layers import HATLayer
 from hatify.rewriting.vectors import MASKED_VECTORS, masked_vectors
 from hatify.runtime.guard import OptimizerGuard, refuse_steps
@@ -312,6 +314,37 @@ class HATModule(GraphModule):
         begun = dict.fromkeys([*self.registry.trained, *self.registry.interrupted])
         return self._forget([task for task in begun if task != kept], seed, dry_run)
 
+    def renew(self, values: Mapping[str, Tensor] | None = None, *, seed: int | None = None) -> dict[str, int]:
+        """Clear what tasks have left behind: entries that no task uses are drawn anew, as their layers draw them.
+
+        While a task is learned, it also trains features that it gives up in the end, and they are a worse beginning for
+        the next task than fresh ones (see `docs/choosing_settings.md`). Call it before each task; before the first one
+        it does nothing. Every trained task gives what it gave, bitwise, and so does one that was left in its midst;
+        frozen parameters stay as they are. An optimizer's momentum is its own: give the next task a new optimizer.
+
+        values: what these entries are set to instead of drawn values, by parameter name: the `state_dict()` of a
+            pretrained model, say, as it was converted. seed: of drawn values; None: PyTorch's own random numbers.
+
+        Returns: by shared parameter, how many of its entries were renewed.
+
+        Raises:
+            InputError: a parameter of the network is not among the values, or has another shape.
+            TrainingError: a task is being learned.
+        """
+        self._check_nothing_is_learned()
+        begun = dict.fromkeys([*self.registry.trained, *self.registry.interrupted])
+        if not begun:
+            return {}
+        named = {name: self.get_parameter(name) for name in self.shared_parameters()}
+        trainable = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+        entries = unused_entries(trainable, [self._entries_used(task, trainable) for task in begun])
+        if values is not None:
+            put_back(trainable, entries, values)
+        else:
+            with seeded(seed):
+                draw_anew(dict(self.named_parameters(remove_duplicate=False)), entries, self.blueprint.initialization)
+        return {name: int(renewed.sum()) for name, renewed in entries.items()}
+
     def _task_with_training(self, task_id: int) -> int:
         task = self._checked_task(task_id)
         if task not in self.registry.trained and task not in self.registry.interrupted:
@@ -337,7 +370,7 @@ class HATModule(GraphModule):
                 for task in tasks:
                     self.registry.forget(task)
                     for layer in self._layers():
-                        renew(layer, task)
+                        reset_task(layer, task)
                     for path, head in zip(self.blueprint.heads, self.head_layers(), strict=True):
                         draw_head_anew(head.per_task[task], path, named, initialization)
         return report

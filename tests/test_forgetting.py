@@ -1,4 +1,4 @@
-"""Forgetting a task: it is gone, and no other task has moved."""
+"""Forgetting a task, and renewing what no task uses: it is gone, and no other task has moved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatify import HATModule, hatify
-from hatify.errors import TaskError, TrainingError
+from hatify.errors import InputError, TaskError, TrainingError
 from hatify.verification.trials import draw_masks, perturb
 
 
@@ -201,7 +201,7 @@ def test_tied_weights_are_drawn_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext", "test_mambaout", "test_nfnet"])
-def test_forgetting_moves_no_other_task_of_a_real_model(name: str) -> None:
+def test_forgetting_and_renewing_move_no_other_task_of_a_real_model(name: str) -> None:
     model = timm.create_model(name, num_classes=5)
     perturb(model)
     net = hatify(model, num_tasks=3, num_classes=[5, 3, 5]).eval()
@@ -210,6 +210,10 @@ def test_forgetting_moves_no_other_task_of_a_real_model(name: str) -> None:
         draw_masks(net, task)
         net.registry.trained.append(task)
     before = [net(x, task_id=task) for task in range(3)]
+    assert sum(net.renew().values()) > 0
+    assert all(torch.equal(net(x, task_id=task), before[task]) for task in range(3))
+    net.renew(model.state_dict())
+    assert all(torch.equal(net(x, task_id=task), before[task]) for task in range(3))
     net.forget(1)
     assert all(torch.equal(net(x, task_id=task), before[task]) for task in (0, 2))
     assert all(parameter.isfinite().all() for parameter in net.parameters())
@@ -217,3 +221,69 @@ def test_forgetting_moves_no_other_task_of_a_real_model(name: str) -> None:
     assert not torch.allclose(net(x, task_id=1), before[1], atol=1e-3)
     net.prune(2)
     assert torch.equal(net(x, task_id=2), before[2])
+
+
+def answers(net: HATModule) -> list[Tensor]:
+    return [net(examples(task)[0], task_id=task) for task in range(3)]
+
+
+def unused(net: HATModule) -> Tensor:
+    """The entries of `2.weight` that no task uses."""
+    masks = [[group.binary_mask(task) for group in net.registry.groups.values()] for task in range(3)]
+    return ~torch.stack([rows.outer(columns) for columns, rows in masks]).any(0)
+
+
+def test_what_no_task_uses_is_renewed_and_nothing_else(trained: HATModule) -> None:
+    weight = trained.get_parameter("2.weight").detach()
+    before, entries = weight.clone(), unused(trained)
+    given = answers(trained)
+    renewed = trained.renew(seed=0)
+    assert all(map(torch.equal, answers(trained), given))
+    assert torch.equal(weight != before, entries)
+    assert renewed["2.weight"] == int(entries.sum()) > 0
+    assert weight[entries].abs().max() <= 32**-0.5  # nn.Linear: uniform in +-1 / sqrt(inputs)
+    assert weight[entries].std() == pytest.approx(32**-0.5 / 3**0.5, rel=0.2)
+    learn(trained, 2, *examples(2))
+    assert all(map(torch.equal, answers(trained)[:2], given[:2]))
+
+
+def test_what_no_task_uses_is_put_back_to_the_models_own_values(trained: HATModule) -> None:
+    own = {name: value.clone() for name, value in network().state_dict().items()}
+    weight = trained.get_parameter("2.weight").detach()
+    before, entries, given = weight.clone(), unused(trained), answers(trained)
+    trained.renew(own)
+    assert all(map(torch.equal, answers(trained), given))
+    assert torch.equal(weight, torch.where(entries, own["2.weight"], before))
+    assert not torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"0.weight": torch.zeros(3)}])
+def test_values_that_do_not_fit_change_nothing(trained: HATModule, wrong: dict[str, Tensor]) -> None:
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    values = {name: torch.zeros_like(value) for name, value in before.items()} | wrong if wrong else wrong
+    with pytest.raises(InputError, match=r"'0\.weight'.*give the state dict of the model"):
+        trained.renew(values)
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+
+
+def test_before_the_first_task_nothing_is_renewed() -> None:
+    net = network()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert net.renew() == {}
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_task_in_its_midst_and_frozen_parameters_are_not_renewed(trained: HATModule) -> None:
+    trained.forget(2)
+    with pytest.raises(KeyboardInterrupt):
+        learn(trained, 2, *examples(2), stop_after=3)
+    trained.eval()
+    frozen = trained.get_parameter("0.weight").requires_grad_(False).detach().clone()
+    given = answers(trained)
+    renewed = trained.renew()
+    assert all(map(torch.equal, answers(trained), given))
+    assert torch.equal(trained.get_parameter("0.weight"), frozen)
+    assert "0.weight" not in renewed
+    assert renewed["2.weight"] > 0
+    with trained.learn(2, steps=3), pytest.raises(TrainingError, match="leave its `learn` block"):
+        trained.renew()

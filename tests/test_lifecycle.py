@@ -116,6 +116,12 @@ class Life(RuleBasedStateMachine):
         self.net.prune(task)
         self.logits = {task: self.logits[task]}
 
+    @rule(seed=st.integers(0, 9), own=st.booleans())
+    def renew(self, seed: int, own: bool) -> None:
+        """What no task uses is drawn anew, or as a model had it."""
+        torch.manual_seed(seed)
+        self.net.renew(Network().state_dict() if own else None)
+
     @precondition(lambda self: self.net.num_tasks < MOST_TASKS)
     @rule()
     def add_a_task(self) -> None:

@@ -57,7 +57,7 @@ def _vit(width: int) -> Build:
 
 _patches = partial(permuted_patches, num_tasks=5)
 SUBJECTS = {
-    "MLP": Subject(permuted, {width: partial(MLP, width=width) for width in (64, 128, 256, 512)}),
+    "MLP": Subject(permuted, {width: partial(MLP, width=width) for width in (64, 128, 256, 512)}, 3e-3),
     "ResNet-18": Subject(_patches, {width: _resnet("resnet18", width) for width in (16, 32)}),
     "ResNet-50": Subject(_patches, {width: _resnet("resnet50", width) for width in (16, 32)}),
     "ViT-Tiny": Subject(_patches, {width: _vit(width) for width in (48, 96)}, learning_rate=5e-4),

@@ -7,15 +7,17 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from avalanche.benchmarks import tensors_benchmark
+from avalanche.core import SupervisedPlugin
 from avalanche.models.dynamic_modules import MultiTaskModule
 from avalanche.models.packnet import PackNetModel, PackNetPlugin
 from avalanche.training import JointTraining, Naive
 from avalanche.training.plugins import EvaluationPlugin, EWCPlugin
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.learning.networks import Build
 from benchmarks.learning.sequences import Sequence
@@ -29,18 +31,22 @@ REGULARIZATION = 5.0
 CONFIG = HATConfig(init="normal")
 BATCH_SIZE = 32
 
+# Before each task, entries that no task uses are left as they are, drawn anew, or put back to what the model had.
+Renewal = Literal["left", "drawn", "put back"]
+
 
 @dataclass
 class Contestant:
     """A network, and how its training differs from fine-tuning.
 
     plugin: of Avalanche; None: fine-tuning. mask_learning_rate: of embeddings, if the network has any.
-    anew: a network for each task. together: all tasks at once.
+    renew: called before each task. anew: a network for each task. together: all tasks at once.
     """
 
     network: nn.Module
     plugin: Any = None
     mask_learning_rate: float = MASK_LEARNING_RATE
+    renew: Callable[[], object] | None = None
     anew: bool = False
     together: bool = False
 
@@ -59,6 +65,25 @@ class SettlingHATPlugin(HATPlugin):
             for inputs, *_ in strategy.dataloader:
                 strategy.model(inputs)
         super().after_training_exp(strategy, **kwargs)
+
+
+class FallingRate(SupervisedPlugin[Any]):
+    """The weights' learning rate falls to zero over the second half of a task's steps; that of masks stays."""
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        steps = strategy.train_epochs * len(strategy.dataloader)
+
+        def of_weights(step: int) -> float:
+            return min(1.0, 2 * (1 - step / steps))
+
+        def of_masks(step: int) -> float:
+            return 1.0
+
+        groups = len(strategy.optimizer.param_groups)
+        self._schedule = LambdaLR(strategy.optimizer, [of_weights, of_masks][:groups])
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        self._schedule.step()
 
 
 class MultiHead(MultiTaskModule):
@@ -82,12 +107,14 @@ def with_masks(
     regularization: float = REGULARIZATION,
     mask_learning_rate: float = MASK_LEARNING_RATE,
     settle: bool = True,
+    renewal: Renewal = "put back",
 ) -> Contestant:
     example = sequence.tasks[0].train.inputs[:2]
     model = build(sequence.shape, sequence.num_classes)
     net = hatify(model, num_tasks=len(sequence.tasks), example_inputs=(example,), config=config)
     plugin = SettlingHATPlugin if settle else HATPlugin
-    return Contestant(net, plugin(regularization), mask_learning_rate)
+    renew = {"left": None, "drawn": net.renew, "put back": partial(net.renew, model.state_dict())}
+    return Contestant(net, plugin(regularization), mask_learning_rate, renew[renewal])
 
 
 def _multi_head(build: Build, sequence: Sequence) -> MultiHead:
@@ -164,6 +191,8 @@ def learn(method: Method, build: Build, sequence: Sequence, epochs: int, seed: i
         if fresh is not None:
             contestant.network = copy.deepcopy(fresh)
             strategy = _strategy(contestant, sequence, epochs)
+        if contestant.renew is not None:
+            contestant.renew()
         strategy.optimizer = _optimizer(contestant, sequence)
         strategy.train(experience)
         networks.append(contestant.network)
@@ -214,7 +243,7 @@ def _strategy(contestant: Contestant, sequence: Sequence, epochs: int) -> Any:
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=BATCH_SIZE,
         train_epochs=epochs,
-        plugins=[] if contestant.plugin is None else [contestant.plugin],
+        plugins=[FallingRate()] if contestant.plugin is None else [contestant.plugin, FallingRate()],
         evaluator=EvaluationPlugin(),
     )
 
@@ -235,4 +264,5 @@ def _free(net: HATModule) -> float:
 
 def relearn(net: HATModule, sequence: Sequence, task_id: int, epochs: int) -> None:
     """Learn one task of a sequence on a converted network that knows others."""
+    net.renew()
     _strategy(Contestant(net, SettlingHATPlugin(REGULARIZATION)), sequence, epochs).train(_stream(sequence)[task_id])

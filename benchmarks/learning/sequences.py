@@ -31,7 +31,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Tasks with the same number of classes each. learning_rate: of the weights."""
+    """Tasks with the same number of classes each. learning_rate: of the weights, in the first half of each task."""
 
     name: str
     tasks: list[Task]
@@ -57,7 +57,7 @@ def permuted(num_tasks: int = 10, num_images: int = 1200) -> Sequence:
     """Permuted-MNIST: ten digits, in each task but the first with the pixels in another order; 960 images each."""
     inputs, labels = _some_digits(num_images)
     orders = _orders(inputs[0].numel(), num_tasks)
-    return Sequence("Permuted-MNIST", _permutations(inputs, labels, orders), num_classes=10)
+    return Sequence("Permuted-MNIST", _permutations(inputs, labels, orders), num_classes=10, learning_rate=3e-3)
 
 
 def permuted_patches(num_tasks: int = 10, num_images: int = 1200) -> Sequence:
@@ -75,7 +75,7 @@ def permuted_small(num_tasks: int = 50) -> Sequence:
     inputs = _normalised(torch.from_numpy(digits.images).float()).view(-1, 1, 8, 8)
     orders = _orders(inputs[0].numel(), num_tasks)
     tasks = _permutations(inputs, torch.from_numpy(digits.target), orders)
-    return Sequence("Permuted digits", tasks, num_classes=10)
+    return Sequence("Permuted digits", tasks, num_classes=10, learning_rate=3e-3)
 
 
 SEQUENCES: dict[str, Callable[[], Sequence]] = {"split": split, "permuted": permuted}

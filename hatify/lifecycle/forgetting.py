@@ -1,4 +1,4 @@
-"""Selective forgetting: what only the forgotten tasks use is drawn anew, all else stays bitwise as it was."""
+"""Forgetting and renewal: what only the forgotten tasks use, or no task, is drawn anew; all else stays, bitwise."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hatify.errors import InputError
 from hatify.lifecycle.initial_values import Initialization, drawn_anew
 from hatify.masks.registry import MaskGroup, MaskRegistry
 
@@ -60,6 +61,14 @@ def entries_to_renew(
     }
 
 
+def unused_entries(parameters: Mapping[str, nn.Parameter], kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """For each parameter, bool of its shape: the entries that no kept task uses. kept: as for `entries_to_renew`."""
+    return {
+        name: _of_none_kept(torch.ones_like(parameter, dtype=torch.bool), (), [used[name] for used in kept])
+        for name, parameter in parameters.items()
+    }
+
+
 def freed_features(registry: MaskRegistry, forgotten: Sequence[int], kept: Sequence[int]) -> dict[str, int]:
     """By mask group, how many features forgotten tasks alone use."""
 
@@ -89,6 +98,29 @@ def draw_anew(
             parameter = parameters[name]
             fresh = drawn_anew(initialization[name], name, parameters)
             parameter.copy_(torch.where(renewed, fresh, parameter))
+
+
+@torch.no_grad()
+def put_back(
+    parameters: Mapping[str, nn.Parameter], entries: Mapping[str, Tensor], values: Mapping[str, Tensor]
+) -> None:
+    """Give entries the values that they have elsewhere.
+
+    Raises:
+        InputError: a parameter is not among the values, or has another shape. Nothing is changed then.
+    """
+    for name, parameter in parameters.items():
+        if name not in values:
+            raise InputError(f"no values for {name!r}: give the state dict of the model that was converted")
+        shapes = tuple(values[name].shape), tuple(parameter.shape)
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"values of shape {shapes[0]} for {name!r}, which has {shapes[1]}: "
+                "give the state dict of the model that was converted"
+            )
+    for name, renewed in entries.items():
+        parameter = parameters[name]
+        parameter.copy_(torch.where(renewed, values[name].to(parameter), parameter))
 
 
 @torch.no_grad()

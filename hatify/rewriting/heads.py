@@ -64,7 +64,7 @@ def _resize(own: nn.Module, name: str, dimension: int, count: int, fan_in: int) 
 
 
 @torch.no_grad()
-def renew(layer: HATLayer, task_id: int) -> None:
+def reset_task(layer: HATLayer, task_id: int) -> None:
     """Give a task's own parameters and buffers the values of a new task; a head that was resized is drawn anew."""
     resized: list[torch.Tensor] = []
     fan_in = 1
