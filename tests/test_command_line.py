@@ -123,6 +123,16 @@ def test_a_second_task_leaves_the_first_bitwise(trained: Path) -> None:
     assert torch.equal(logits(trained, 0), before)
 
 
+def test_renewing_draws_anew_what_the_first_task_left(trained: Path) -> None:
+    before, weight = logits(trained, 0), load(trained).state_dict()["5.weight"]
+    still = ("--data", "second.npz", "--epochs", 1, "--learning-rate", 0, "--mask-learning-rate", 0)
+    for options, renewed in (((), False), (("--renew",), True)):
+        outcome = run("train", trained, "--task", 1, *still, *options, "-o", "other.safetensors")
+        assert outcome.exit_code == 0, outcome.output
+        assert torch.equal(load("other.safetensors").state_dict()["5.weight"], weight) != renewed
+        assert torch.equal(logits(Path("other.safetensors"), 0), before)
+
+
 def test_train_on_a_data_set_and_into_another_file(network: Path) -> None:
     before = network.read_bytes()
     outcome = run(

@@ -48,7 +48,10 @@ def train(
     regularization: Annotated[
         float, typer.Option(min=0.0, help="Of the masks: more of it leaves more features to later tasks.")
     ] = 0.75,
-    seed: Annotated[int, typer.Option(min=0, help="Of the batches' order.")] = 0,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="First draw anew what no task uses. Not where weights came pretrained.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the batches' order, and of what is drawn.")] = 0,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cuda" if torch.cuda.is_available() else "cpu",
     model: Model = None,
     argument: ModelArguments = None,
@@ -71,6 +74,8 @@ def train(
         net.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"cannot use the device {device!r}: {error}") from None
+    if renew:
+        net.renew(seed=seed)
     with _progress() as bar, warnings_in_one_line():
         steps = bar.add_task("", total=num_steps(examples, settings), loss=float("nan"))
         train_task(net, task, examples, settings, lambda loss: bar.update(steps, advance=1, loss=loss))
