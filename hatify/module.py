@@ -318,12 +318,14 @@ class HATModule(GraphModule):
         """Clear what tasks have left behind: entries that no task uses are drawn anew, as their layers draw them.
 
         While a task is learned, it also trains features that it gives up in the end, and they are a worse beginning for
-        the next task than fresh ones (see `docs/choosing_settings.md`). Call it before each task; before the first one
-        it does nothing. Every trained task gives what it gave, bitwise, and so does one that was left in its midst;
-        frozen parameters stay as they are. An optimizer's momentum is its own: give the next task a new optimizer.
+        the next task than fresh ones (loss of plasticity: Dohare et al. 2024, Nature 632; measured in
+        `docs/choosing_settings.md`). Call it before each task; before the first one it does nothing. Every trained task
+        gives what it gave, bitwise, and so does one that was left in its midst; frozen parameters stay as they are. An
+        optimizer's momentum is its own: give the next task a new optimizer.
 
         values: what these entries are set to instead of drawn values, by parameter name: the `state_dict()` of a
-            pretrained model, say, as it was converted. seed: of drawn values; None: PyTorch's own random numbers.
+            pretrained model, say, as it was converted. seed: of drawn values; None: PyTorch's own random numbers (give
+            one where several processes hold the network).
 
         Returns: by shared parameter, how many of its entries were renewed.
 

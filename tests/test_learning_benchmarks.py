@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ pytest.importorskip("avalanche")
 pytest.importorskip("stable_baselines3")
 
 from benchmarks.learning import audio, control
-from benchmarks.learning.methods import METHODS, learn, relearn
+from benchmarks.learning.methods import (
+    MASK_LEARNING_RATE,
+    METHODS,
+    Contestant,
+    SettlingHATPlugin,
+    learn,
+    relearn,
+    with_masks,
+)
 from benchmarks.learning.networks import NETWORKS
 from benchmarks.learning.plots import plot
 from benchmarks.learning.runs import finished
@@ -30,6 +39,26 @@ def test_a_method_learns_two_tasks(method: str) -> None:
         assert outcome.accuracy == outcome.learned
     elif outcome.learned is not None:
         assert outcome.moved == 1
+
+
+def test_the_rate_of_weights_falls_in_the_second_half_and_that_of_masks_stays() -> None:
+    rates: list[list[float]] = []
+
+    class Witness(SettlingHATPlugin):
+        def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            rates.append([group["lr"] for group in strategy.optimizer.param_groups])
+
+    def method(*arguments: Any) -> Contestant:
+        return replace(with_masks(*arguments), plugin=Witness())
+
+    sequence = permuted_small(num_tasks=2)
+    learn(method, NETWORKS["MLP"], sequence, epochs=2, seed=0)
+    weights, masks = zip(*rates, strict=True)
+    each = len(rates) // 2
+    assert set(masks) == {MASK_LEARNING_RATE}
+    for of_task in (weights[:each], weights[each:]):
+        assert set(of_task[: each // 2]) == {sequence.learning_rate}
+        assert of_task[-1] == pytest.approx(2 / each * sequence.learning_rate)
 
 
 def test_gated_sums_learn_and_relearn() -> None:
