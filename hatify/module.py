@@ -330,7 +330,7 @@ class HATModule(GraphModule):
         Returns: by shared parameter, how many of its entries were renewed.
 
         Raises:
-            InputError: a parameter of the network is not among the values, or has another shape.
+            InputError: values that are no state dict, or lack a parameter, or have another shape for it.
             TrainingError: a task is being learned.
         """
         self._check_nothing_is_learned()

@@ -266,6 +266,11 @@ def test_values_that_do_not_fit_change_nothing(trained: HATModule, wrong: dict[s
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
 
 
+def test_a_model_in_place_of_its_state_dict_is_refused(trained: HATModule) -> None:
+    with pytest.raises(InputError, match=r"got a Linear: give model.state_dict\(\)"):
+        trained.renew(nn.Linear(8, 32))  # type: ignore[arg-type]
+
+
 def test_before_the_first_task_nothing_is_renewed() -> None:
     net = network()
     before = {name: value.clone() for name, value in net.state_dict().items()}

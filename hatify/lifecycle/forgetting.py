@@ -107,8 +107,10 @@ def put_back(
     """Give entries the values that they have elsewhere.
 
     Raises:
-        InputError: a parameter is not among the values, or has another shape. Nothing is changed then.
+        InputError: no state dict, or one without a parameter, or with one of another shape. Nothing is changed then.
     """
+    if not isinstance(values, Mapping):
+        raise InputError(f"renew takes a state dict, got a {type(values).__name__}: give model.state_dict()")
     for name, parameter in parameters.items():
         if name not in values:
             raise InputError(f"no values for {name!r}: give the state dict of the model that was converted")
