@@ -31,7 +31,7 @@ from hatify.lifecycle.forgetting import (
     ForgetReport,
     draw_anew,
     draw_head_anew,
-    entries_to_renew,
+    entries_to_forget,
     freed_features,
     put_back,
     seeded,
@@ -311,8 +311,7 @@ class HATModule(GraphModule):
     def prune(self, task_id: int, *, seed: int | None = None, dry_run: bool = False) -> ForgetReport:
         """Forget every task but one, see `forget`."""
         kept = self._task_with_training(task_id)
-        begun = dict.fromkeys([*self.registry.trained, *self.registry.interrupted])
-        return self._forget([task for task in begun if task != kept], seed, dry_run)
+        return self._forget([task for task in self.registry.begun if task != kept], seed, dry_run)
 
     def renew(self, values: Mapping[str, Tensor] | None = None, *, seed: int | None = None) -> dict[str, int]:
         """Clear what tasks have left behind: entries that no task uses are drawn anew, as their layers draw them.
@@ -334,12 +333,10 @@ class HATModule(GraphModule):
             TrainingError: a task is being learned.
         """
         self._check_nothing_is_learned()
-        begun = dict.fromkeys([*self.registry.trained, *self.registry.interrupted])
-        if not begun:
+        if not self.registry.begun:
             return {}
-        named = {name: self.get_parameter(name) for name in self.shared_parameters()}
-        trainable = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
-        entries = unused_entries(trainable, [self._entries_used(task, trainable) for task in begun])
+        trainable = {name: parameter for name, parameter in self._shared().items() if parameter.requires_grad}
+        entries = unused_entries(trainable, [self._entries_used(task, trainable) for task in self.registry.begun])
         if values is not None:
             put_back(trainable, entries, values)
         else:
@@ -349,7 +346,7 @@ class HATModule(GraphModule):
 
     def _task_with_training(self, task_id: int) -> int:
         task = self._checked_task(task_id)
-        if task not in self.registry.trained and task not in self.registry.interrupted:
+        if task not in self.registry.begun:
             raise never_trained(task, self.trained_tasks)
         self._check_nothing_is_learned()
         return task
@@ -360,9 +357,9 @@ class HATModule(GraphModule):
 
     def _forget(self, tasks: Sequence[int], seed: int | None, dry_run: bool) -> ForgetReport:
         kept = [task for task in self.registry.trained if task not in tasks]
-        parameters = {name: self.get_parameter(name) for name in self.shared_parameters()}
+        parameters = self._shared()
         used = {task: self._entries_used(task, parameters) for task in (*tasks, *kept)}
-        entries = entries_to_renew(parameters, [used[t] for t in tasks], [used[t] for t in kept])
+        entries = entries_to_forget(parameters, [used[t] for t in tasks], [used[t] for t in kept])
         counts = {name: int(renewed.sum()) for name, renewed in entries.items()}
         report = ForgetReport(tuple(tasks), counts, freed_features(self.registry, tasks, kept), dry_run)
         if not dry_run:
@@ -429,7 +426,7 @@ class HATModule(GraphModule):
 
     def _fingerprints(self, task: int) -> dict[str, str]:
         """Of all that a task depends on: the shared entries that it uses, and what is its own."""
-        shared = {name: self.get_parameter(name) for name in self.shared_parameters()}
+        shared = self._shared()
         if any(parameter.is_meta for parameter in shared.values()):
             return {}
         used = {name: entries for name, entries in self._entries_used(task, shared).items() if bool(entries.any())}
@@ -489,6 +486,9 @@ class HATModule(GraphModule):
         own = {id(p) for p in self.registry.parameters()} | indexed
         own |= {id(p) for layer in self._layers() for p in layer.per_task.parameters()}
         return tuple(name for name, parameter in self.named_parameters() if id(parameter) not in own)
+
+    def _shared(self) -> dict[str, nn.Parameter]:
+        return {name: self.get_parameter(name) for name in self.shared_parameters()}
 
     def head_layers(self) -> tuple[HATLayer, ...]:
         """The layers that are each task's own head."""

@@ -39,11 +39,10 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Subject:
-    """builds: by width. learning_rate: of the weights."""
+    """builds: by width."""
 
     sequence: Callable[[], Sequence]
     builds: dict[int, Build]
-    learning_rate: float = 1e-3
 
 
 def _resnet(name: str, width: int) -> Build:
@@ -55,12 +54,15 @@ def _vit(width: int) -> Build:
     return partial(FromTimm, name="vit_tiny_patch16_224", **options)
 
 
-_patches = partial(permuted_patches, num_tasks=5)
+def _patches(learning_rate: float = 1e-3) -> Sequence:
+    return replace(permuted_patches(num_tasks=5), learning_rate=learning_rate)
+
+
 SUBJECTS = {
-    "MLP": Subject(permuted, {width: partial(MLP, width=width) for width in (64, 128, 256, 512)}, 3e-3),
+    "MLP": Subject(permuted, {width: partial(MLP, width=width) for width in (64, 128, 256, 512)}),
     "ResNet-18": Subject(_patches, {width: _resnet("resnet18", width) for width in (16, 32)}),
     "ResNet-50": Subject(_patches, {width: _resnet("resnet50", width) for width in (16, 32)}),
-    "ViT-Tiny": Subject(_patches, {width: _vit(width) for width in (48, 96)}, learning_rate=5e-4),
+    "ViT-Tiny": Subject(partial(_patches, 5e-4), {width: _vit(width) for width in (48, 96)}),
 }
 
 
@@ -108,7 +110,7 @@ def main() -> None:
     runs = {}
     for network in arguments.networks:
         subject = SUBJECTS[network]
-        sequence = replace(subject.sequence(), learning_rate=subject.learning_rate)
+        sequence = subject.sequence()
         for width, build in subject.builds.items():
             runs[f"{network}/{width}"] = partial(run, build, sequence)
     results = over_seeds({name: partial(one, arguments.epochs) for name, one in runs.items()}, arguments)

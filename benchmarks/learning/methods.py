@@ -243,7 +243,7 @@ def _strategy(contestant: Contestant, sequence: Sequence, epochs: int) -> Any:
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=BATCH_SIZE,
         train_epochs=epochs,
-        plugins=[FallingRate()] if contestant.plugin is None else [contestant.plugin, FallingRate()],
+        plugins=[plugin for plugin in (contestant.plugin, FallingRate()) if plugin is not None],
         evaluator=EvaluationPlugin(),
     )
 

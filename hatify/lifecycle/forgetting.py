@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,7 +43,18 @@ class ForgetReport:
         )
 
 
-def entries_to_renew(
+def unused_entries(parameters: Mapping[str, nn.Parameter], kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """For each parameter, bool of its shape: the entries that no kept task uses.
+
+    kept: for each such task, the entries that it uses, by parameter.
+    """
+    return {
+        name: _of_none_kept(torch.ones_like(parameter, dtype=torch.bool), (), [used[name] for used in kept])
+        for name, parameter in parameters.items()
+    }
+
+
+def entries_to_forget(
     parameters: Mapping[str, nn.Parameter],
     forgotten: Sequence[Mapping[str, Tensor]],
     kept: Sequence[Mapping[str, Tensor]],
@@ -57,14 +68,6 @@ def entries_to_renew(
 
     return {
         name: _of_none_kept(~parameter.isfinite(), [used[name] for used in forgotten], [used[name] for used in kept])
-        for name, parameter in parameters.items()
-    }
-
-
-def unused_entries(parameters: Mapping[str, nn.Parameter], kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """For each parameter, bool of its shape: the entries that no kept task uses. kept: as for `entries_to_renew`."""
-    return {
-        name: _of_none_kept(torch.ones_like(parameter, dtype=torch.bool), (), [used[name] for used in kept])
         for name, parameter in parameters.items()
     }
 
@@ -93,11 +96,7 @@ def draw_anew(
     parameters: Mapping[str, nn.Parameter], entries: Mapping[str, Tensor], initialization: Initialization
 ) -> None:
     """Give entries fresh values, each as its layer draws them. parameters: all of the network, by all their names."""
-    for name, renewed in entries.items():
-        if bool(renewed.any()):
-            parameter = parameters[name]
-            fresh = drawn_anew(initialization[name], name, parameters)
-            parameter.copy_(torch.where(renewed, fresh, parameter))
+    _overwrite(parameters, entries, lambda name: drawn_anew(initialization[name], name, parameters))
 
 
 @torch.no_grad()
@@ -120,9 +119,17 @@ def put_back(
                 f"values of shape {shapes[0]} for {name!r}, which has {shapes[1]}: "
                 "give the state dict of the model that was converted"
             )
-    for name, renewed in entries.items():
-        parameter = parameters[name]
-        parameter.copy_(torch.where(renewed, values[name].to(parameter), parameter))
+    _overwrite(parameters, entries, lambda name: values[name].to(parameters[name]))
+
+
+def _overwrite(
+    parameters: Mapping[str, nn.Parameter], entries: Mapping[str, Tensor], values: Callable[[str], Tensor]
+) -> None:
+    """values: those of a parameter, by its name; asked for only where an entry is to have its own."""
+    for name, chosen in entries.items():
+        if bool(chosen.any()):
+            parameter = parameters[name]
+            parameter.copy_(torch.where(chosen, values(name), parameter))
 
 
 @torch.no_grad()

@@ -94,6 +94,11 @@ class MaskRegistry(nn.Module):
             start += size
         return groups
 
+    @property
+    def begun(self) -> tuple[int, ...]:
+        """The tasks whose training has begun: the trained ones, in order, then those that were interrupted."""
+        return tuple(dict.fromkeys([*self.trained, *self.interrupted]))
+
     def embedding(self, group: str, task_id: int) -> nn.Parameter:
         """A task's embeddings [num_features] of one group."""
         parameters: Any = self.embeddings[self._keys[group]]
