@@ -2,16 +2,16 @@
 
     python -m benchmarks.overhead [NAME ...] [--compile] [--autocast] [--json results.json]
 
-Forms of a model (see `contenders`) take turns in one process, and ratios are of the same round: "unfolded" shows what
-folding masks into weights buys, "extracted" is `net.extract(t)` of a task with 40 % of each group. Memory is the peak
-of a process of its own on CPU, of the allocator on CUDA, which is used where there is one. `--tasks` times steps at 2
-and at 50 trained tasks instead, `--profile` prints where the time of a converted step goes.
+Forms of a model (see `contenders`) take turns in one process, and ratios are of the same round; where a process happens
+to lay its weights is worth some percent, so several processes are asked, one after another. "unfolded" shows what
+folding masks into weights buys, "extracted" is `net.extract(t)` of a task with 40 % of each group. Memory is what
+tensors take at the peak, counted and not sampled. CUDA is used where there is one. `--tasks` times steps at 2 and at
+50 trained tasks instead, `--profile` prints where the time of a converted step goes.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import multiprocessing
@@ -23,9 +23,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 from rich.console import Console
@@ -33,10 +36,14 @@ from rich.table import Table
 from torch import nn
 from torch._dynamo.utils import counters
 from torch._subclasses import FakeTensor
+from torch.profiler import ProfilerActivity
 
 from benchmarks.contenders import FORMS, Contender, Setting, contender, extracted_task
 from benchmarks.promises import gates
 from hatify.verification.trials import relative_difference
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Images a step, by device: what fills it.
 BATCHES = {
@@ -47,43 +54,77 @@ BATCHES = {
     "mobilenetv3_small_100": {"cpu": 64, "cuda": 512},
 }
 WARM_UP = 2
-# glibc gives freed memory back and takes it anew, page by page, and which form pays for that is chance: here none does.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**35)}
 PROCESSES = 3
 INFERENCES = 3  # rounds of inference for each of training: they are short, and what is asked of them is finer
+# glibc gives freed memory back and takes it anew, page by page, and which form pays for that is chance: here none does.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**35)}
 
 
 @dataclass(frozen=True)
-class Row:
-    """Ratios to the plain model, and the plain model's own seconds. gates: masks that no weight could carry.
+class Timings:
+    """The plain model's seconds, and by form the ratios to them.
 
-    training, inference: the converted network's; unfolded_...: those with a gate of its own a layer.
-    again: inference of a second plain model, which shows how much the ratios wander on this machine.
-    extracted: inference of the extracted task. left: its share of the parameters. difference: its logits from those
-    of the masked network, over the largest. memory: peak of a training step. graphs, breaks: of torch.compile, under
-    which only the plain and the converted network are timed, and memory isn't measured.
+    Forms that infer are also "again", a second plain model, which shows how much ratios wander on this machine, and
+    "extracted", the extracted task. left: its share of the parameters. difference: its logits from those of the masked
+    network, over the largest. gates: masks that no weight could carry. graphs, breaks: of torch.compile, under which
+    only the plain and the converted network are timed.
     """
 
-    name: str
-    batch: int
     plain_training: float
     plain_inference: float
-    training: float
-    inference: float
-    again: float
-    unfolded_training: float | None
-    unfolded_inference: float | None
-    extracted: float | None
+    training: dict[str, float]
+    inference: dict[str, float]
     left: float
     difference: float
-    memory: float | None
     gates: int
     graphs: int
     breaks: int
 
 
+@dataclass(frozen=True)
+class Row:
+    """timings: medians of the processes. memory: peak of a training step, a ratio; not measured under torch.compile."""
+
+    name: str
+    batch: int
+    timings: Timings
+    memory: float | None
+
+
 def measure(setting: Setting, rounds: int) -> Row:
-    counters.clear()
+    seen = [in_fresh_process(timings, setting, rounds) for _ in range(PROCESSES)]
+    memory = None
+    if not setting.compile_mode:
+        memory = in_fresh_process(peak, setting, "converted") / in_fresh_process(peak, setting, "plain")
+    return Row(setting.name, setting.batch, medians(seen), memory)
+
+
+def medians(seen: Sequence[Timings]) -> Timings:
+    def by_form(ratios: Sequence[dict[str, float]]) -> dict[str, float]:
+        return {form: statistics.median(each[form] for each in ratios) for form in ratios[0]}
+
+    return replace(
+        seen[0],
+        plain_training=statistics.median(each.plain_training for each in seen),
+        plain_inference=statistics.median(each.plain_inference for each in seen),
+        training=by_form([each.training for each in seen]),
+        inference=by_form([each.inference for each in seen]),
+        difference=max(each.difference for each in seen),
+    )
+
+
+def in_fresh_process(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_prepare) as pool:
+        return pool.submit(function, *arguments, **keywords).result()
+
+
+def _prepare() -> None:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(2)
+    torch._dynamo.config.recompile_limit = 32
+
+
+def timings(setting: Setting, rounds: int) -> Timings:
     with ExitStack() as stack:
         forms = {
             form: contender(setting, form, stack) for form in FORMS if form != "unfolded" or not setting.compile_mode
@@ -97,25 +138,16 @@ def measure(setting: Setting, rounds: int) -> Row:
         difference = _difference(forms["converted"], extracted)
         training = interleaved(setting, {form: c.train_step for form, c in forms.items()}, rounds)
         own_gates = gates(forms["converted"].network)  # type: ignore[arg-type]
-    graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
-    in_training, in_inference = ratios(training), ratios(inference)
-    return Row(
-        setting.name,
-        setting.batch,
+    return Timings(
         statistics.median(training["plain"]),
         statistics.median(inference["plain"]),
-        in_training["converted"],
-        in_inference["converted"],
-        in_inference["again"],
-        in_training.get("unfolded"),
-        in_inference.get("unfolded"),
-        in_inference.get("extracted"),
+        ratios(training),
+        ratios(inference),
         _size(extracted.network) / _size(forms["plain"].network),
         difference,
-        None if setting.compile_mode else _peak(setting, "converted") / _peak(setting, "plain"),
         own_gates,
-        graphs,
-        breaks,
+        counters["stats"]["unique_graphs"],
+        sum(counters["graph_break"].values()),
     )
 
 
@@ -155,54 +187,45 @@ def _difference(converted: Contender, extracted: Contender) -> float:
         return relative_difference(extracted.network(images), converted.network.eval()(images, task_id=0))
 
 
-def _peak(setting: Setting, form: str) -> float:
-    """Bytes at the peak of three training steps.
-
-    On CPU the median of processes of their own, which differ by some percent; a GPU's allocator counts exactly.
-    """
-    if setting.device == "cuda":
-        return _peak_on_device(setting, form)
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return statistics.median(pool.apply(_peak_here, (setting, form)) for _ in range(PROCESSES))
-
-
-def _peak_here(setting: Setting, form: str) -> float:
-    """Tensors before the steps, and what steps take on top; not what libraries and the conversion left."""
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(2)
-    with ExitStack() as stack:
-        step = contender(setting, form, stack).train_step
-        step()
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        tensors, before = _bytes_of_tensors(), _memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        for _ in range(3):
-            step()
-    return tensors + _memory("VmHWM") - before
+def peak(setting: Setting, form: str) -> float:
+    """Bytes of all tensors at the peak of training steps."""
+    return _peak_on_device(setting, form) if setting.device == "cuda" else _peak_on_cpu(setting, form)
 
 
 def _peak_on_device(setting: Setting, form: str) -> float:
-    gc.collect()
-    before = torch.cuda.memory_allocated()
     with ExitStack() as stack:
         step = contender(setting, form, stack).train_step
         step()
         gc.collect()
         torch.cuda.reset_peak_memory_stats()
-        for _ in range(3):
-            step()
-    return torch.cuda.max_memory_allocated() - before
+        step()
+        step()
+    return torch.cuda.max_memory_allocated()
 
 
-def _memory(name: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(f"{name}:"))
+def _peak_on_cpu(setting: Setting, form: str) -> float:
+    """What there is before two steps, and the most that they have allocated and not yet freed.
+
+    A CPU's allocator keeps no such count, and resident memory is as much the C library's doing as ours. Of what was
+    there before, the gradients are freed on the way, which the profiler does not see: so the first step has none.
+    """
+    with ExitStack() as stack:
+        own = contender(setting, form, stack)
+        own.train_step()
+        own.network.zero_grad()
+        gc.collect()
+        before = _bytes_of_tensors()
+        with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            own.train_step()
+            own.train_step()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return before + max(accumulate(change for _, change in changes))
 
 
 def _bytes_of_tensors() -> int:
     tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and not isinstance(t, FakeTensor)]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.device.type == "cpu"}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 
 
@@ -238,38 +261,42 @@ def profile(setting: Setting) -> str:
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    table = Table(title="converted step / plain step")
-    table.add_column("model")
-    for column in ("batch", "training", "inference", "plain again", "memory", "unfolded training"):
+    table = Table("model", title="converted step / plain step")
+    by_column = list(map(cells, rows))
+    for column in by_column[0]:
         table.add_column(column, justify="right")
-    for column in ("unfolded inference", "extracted", "left", "difference", "plain step", "gates", "graphs", "breaks"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        shown = (row.training, row.inference, row.again, row.memory, row.unfolded_training, row.unfolded_inference)
-        table.add_row(
-            row.name,
-            str(row.batch),
-            *("" if value is None else f"{value:.3f}" for value in (*shown, row.extracted)),
-            f"{row.left:.0%}",
-            f"{row.difference:.0e}",
-            f"{row.plain_training:.3f} s",
-            *map(str, (row.gates, row.graphs, row.breaks)),
-        )
+    for row, columns in zip(rows, by_column, strict=True):
+        table.add_row(row.name, *columns.values())
     console.print(table)
 
 
-def keep_freed_memory() -> None:
-    """Start anew with an allocator that does; processes of this one have the usual one again."""
-    if not os.environ.keys() >= ALLOCATOR.keys():
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.overhead", *sys.argv[1:]], os.environ | ALLOCATOR)
-    for name in ALLOCATOR:
-        del os.environ[name]
+def cells(row: Row) -> dict[str, str]:
+    seen = row.timings
+    ratios = {
+        "training": seen.training["converted"],
+        "inference": seen.inference["converted"],
+        "plain again": seen.inference["again"],
+        "memory": row.memory,
+        "unfolded training": seen.training.get("unfolded"),
+        "unfolded inference": seen.inference.get("unfolded"),
+        "extracted": seen.inference.get("extracted"),
+    }
+    return {
+        "batch": str(row.batch),
+        **{column: "" if ratio is None else f"{ratio:.3f}" for column, ratio in ratios.items()},
+        "left": f"{seen.left:.0%}",
+        "difference": f"{seen.difference:.0e}",
+        "plain step": f"{seen.plain_training:.3f} s",
+        "gates": str(seen.gates),
+        "graphs": str(seen.graphs),
+        "breaks": str(seen.breaks),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"timm models, default: {', '.join(BATCHES)}")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=4, help="of training, a process")
     parser.add_argument("--batch", type=int, help="images a step; default: the model's usual")
     parser.add_argument("--compile", nargs="?", const="default", help="with torch.compile, in this mode")
     parser.add_argument("--autocast", action="store_true", help="in bfloat16")
@@ -277,25 +304,22 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
-    keep_freed_memory()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(2)
-    torch._dynamo.config.recompile_limit = 32
+    os.environ.update(ALLOCATOR)  # of the processes to come
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows: list[Row] = []
     for name in arguments.names or BATCHES:
         batch = arguments.batch or BATCHES.get(name, {}).get(device, 32)
         setting = Setting(name, batch, device, arguments.autocast, arguments.compile)
         if arguments.profile:
-            print(profile(setting))
+            print(in_fresh_process(profile, setting))
         elif arguments.tasks:
-            print(f"{name}: step at 50 trained tasks / at 2: {measure_tasks(setting, arguments.rounds):.3f}")
+            ratio = in_fresh_process(measure_tasks, setting, arguments.rounds)
+            print(f"{name}: step at 50 trained tasks / at 2: {ratio:.3f}")
         else:
             rows.append(measure(setting, arguments.rounds))
             show(rows[-1:], Console(width=180))
             if arguments.json:
                 arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
-            torch.compiler.reset()
     if rows:
         show(rows, Console(width=180))
         print(
