@@ -1,6 +1,6 @@
 """hatify beside other methods of continual learning: the same network, data, optimizer and epochs for all.
 
-    python -m benchmarks.learning.comparison [METHOD ...] [--seeds 2] [--epochs 8]
+    python -m benchmarks.learning.comparison [NAME ...] [--seeds 2] [--epochs 8]
 
 Accuracy is the mean over tasks after the last one; forgetting is what of it was lost since each task was learned.
 "Moved" counts the tasks whose logits changed in any bit. EWC is shown with each of three strengths. Fine-tuning, joint
@@ -52,11 +52,8 @@ def row(sequence: str, method: str, outcomes: list[dict[str, Any]]) -> list[str]
 
 
 def main() -> None:
-    arguments_of = parser(__doc__, "comparison.json", seeds=2, epochs=8)
-    known = "; ".join(CONTENDERS)
-    arguments_of.add_argument("methods", nargs="*", metavar="METHOD", help=known, choices=[[], *CONTENDERS])
-    arguments = arguments_of.parse_args()
-    methods = arguments.methods or list(CONTENDERS)
+    arguments = parser(__doc__, "comparison.json", seeds=2, names=CONTENDERS, epochs=8).parse_args()
+    methods = arguments.names
     sequences = {name: make() for name, make in SEQUENCES.items()}
     runs = {
         f"{name}/{method}": partial(run, method, sequence, arguments.epochs)

@@ -97,10 +97,8 @@ def row(experiment: Experiment, by_method: dict[str, list[dict[str, Any]]]) -> l
 
 
 def main() -> None:
-    arguments_of = parser(__doc__, "domains.json", seeds=1)
-    arguments_of.add_argument("names", nargs="*", help=f"default: {', '.join(EXPERIMENTS)}", choices=[[], *EXPERIMENTS])
-    arguments = arguments_of.parse_args()
-    names = arguments.names or list(EXPERIMENTS)
+    arguments = parser(__doc__, "domains.json", seeds=1, names=EXPERIMENTS).parse_args()
+    names = arguments.names
     runs = {f"{name}/{method}": partial(run, name, method) for name in names for method in SHOWN}
     results = over_seeds(runs, arguments)
     rows = [row(EXPERIMENTS[name], {method: results[f"{name}/{method}"] for method in SHOWN}) for name in names]

@@ -1,6 +1,6 @@
 """Does HAT-CL's recipe need fewer batches than the original's? (Duan 2023, section 4.1)
 
-    python -m benchmarks.learning.fewer_batches [NETWORK ...] [--seeds 2] [--plot batches.svg]
+    python -m benchmarks.learning.fewer_batches [NAME ...] [--seeds 2] [--plot batches.svg]
 
 HAT-CL begins with dense masks (embeddings of one) and moves the mask scale along a cosine; the original begins with
 random ones and anneals it linearly, anew in each epoch. Each recipe learns the whole sequence with several budgets
@@ -58,12 +58,10 @@ def row(network: str, sequence: str, recipe: str, results: dict[str, list[float]
 
 
 def main() -> None:
-    arguments_of = parser(__doc__, "fewer_batches.json", seeds=2, plot=True)
-    arguments_of.add_argument("networks", nargs="*", default=list(PLACES), help=f"default: {', '.join(PLACES)}")
-    arguments = arguments_of.parse_args()
+    arguments = parser(__doc__, "fewer_batches.json", seeds=2, names=PLACES, plot=True).parse_args()
     sequences = {name: make() for name, make in SEQUENCES.items()}
     recipe_names = list(recipes(1))
-    places = [(network, name) for network in arguments.networks for name in PLACES[network]]
+    places = [(network, name) for network in arguments.names for name in PLACES[network]]
     runs = {
         f"{network}/{name}/{recipe}/{epochs}": partial(run, network, recipe, sequences[name], epochs)
         for network, name in places

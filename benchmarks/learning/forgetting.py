@@ -1,6 +1,6 @@
 """Forget each task in turn: what becomes of it, of the others, and of the room that it leaves.
 
-    python -m benchmarks.learning.forgetting [NETWORK ...] [--seeds 2] [--epochs 8]
+    python -m benchmarks.learning.forgetting [NAME ...] [--seeds 2] [--epochs 8]
 
 Networks of several widths learn a sequence: MLPs ten tasks of Permuted-MNIST, the others five of permuted patches. Of a
 copy each, one task is forgotten and learned again in the room that it left. Shown are its accuracy in between, the
@@ -104,11 +104,9 @@ def row(network: str, width: str, results: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    arguments_of = parser(__doc__, "forgetting.json", seeds=2, epochs=8)
-    arguments_of.add_argument("networks", nargs="*", default=list(SUBJECTS), help=f"default: {', '.join(SUBJECTS)}")
-    arguments = arguments_of.parse_args()
+    arguments = parser(__doc__, "forgetting.json", seeds=2, names=SUBJECTS, epochs=8).parse_args()
     runs = {}
-    for network in arguments.networks:
+    for network in arguments.names:
         subject = SUBJECTS[network]
         sequence = subject.sequence()
         for width, build in subject.builds.items():

@@ -45,10 +45,8 @@ def run(place: Place, renewal: Renewal, seed: int) -> float:
 
 
 def main() -> None:
-    arguments_of = parser(__doc__, "renewal.json", seeds=2)
-    arguments_of.add_argument("names", nargs="*", help=f"default: {', '.join(PLACES)}", choices=[[], *PLACES])
-    arguments = arguments_of.parse_args()
-    names = arguments.names or list(PLACES)
+    arguments = parser(__doc__, "renewal.json", seeds=2, names=PLACES).parse_args()
+    names = arguments.names
     results = over_seeds({f"{n}/{form}": partial(run, PLACES[n], form) for n in names for form in FORMS}, arguments)
     rows = [[name, *(spread(results[f"{name}/{form}"]) for form in FORMS)] for name in names]
     print(markdown(["sequence", *(f"{form}, %" for form in FORMS)], rows))

@@ -6,7 +6,7 @@ import argparse
 import json
 import statistics
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,25 @@ def finished(runs: Mapping[str, Run], path: Path) -> dict[str, Any]:
 
 
 def parser(
-    documentation: str | None, results: str, *, seeds: int, epochs: int | None = None, plot: bool = False
+    documentation: str | None,
+    results: str,
+    *,
+    seeds: int,
+    names: Iterable[str] = (),
+    epochs: int | None = None,
+    plot: bool = False,
 ) -> argparse.ArgumentParser:
-    """Arguments that the experiments share, with this one's defaults."""
+    """Arguments that the experiments share, with this one's defaults. names: what can be run by itself."""
     parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if names := list(names):
+        known = "; ".join(names)
+
+        def name(text: str) -> str:
+            if text not in names:
+                raise argparse.ArgumentTypeError(f"{text!r} is none of: {known}")
+            return text
+
+        parser.add_argument("names", nargs="*", type=name, metavar="NAME", default=names, help=f"default: {known}")
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--results", type=Path, default=Path(results), help="JSON file of the runs, to go on from")
     if epochs is not None:
