@@ -4,8 +4,8 @@
 
 Networks of several widths learn a sequence: MLPs ten tasks of Permuted-MNIST, the others five of permuted patches. Of a
 copy each, one task is forgotten and learned again in the room that it left. Shown are its accuracy in between, the
-others whose logits moved in any bit, and its accuracy again. "Its own" is the share of the shared parameters' entries
-that only the forgotten task used.
+others whose logits moved in any bit, and its accuracy again. The last task is shown beside it: it, too, had only what
+the others left. "Its own" is the share of the shared parameters' entries that only the forgotten task used.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ HEADER = (
     "forgotten, %",
     "others moved",
     "learned again, %",
+    "the last task, %",
     "its own, %",
     "free, %",
 )
@@ -99,8 +100,8 @@ def _columns(rows: list[dict[str, float]]) -> dict[str, list[float]]:
 def row(network: str, width: str, results: list[dict[str, Any]]) -> list[str]:
     means = {key: spread([fmean(r[key]) for r in results]) for key in ("before", "forgotten", "again", "own")}
     moved = str(int(sum(sum(r["moved"]) for r in results)))
-    free = spread([r["free"][-1] for r in results])
-    return [network, width, means["before"], means["forgotten"], moved, means["again"], means["own"], free]
+    last, free = (spread([r[key][-1] for r in results]) for key in ("before", "free"))
+    return [network, width, means["before"], means["forgotten"], moved, means["again"], last, means["own"], free]
 
 
 def main() -> None:
