@@ -43,7 +43,7 @@ class Row:
     growth: the parameters at 3 tasks over the model's, heads aside.
     costly: the parameters that cost the most plasticity, with the share of them that is locked.
     unknown: operators without a rule. parameters: how many the model has.
-    seconds, capture_seconds: the time of the conversion, and of one torch.export of the model (None if that fails).
+    seconds, export_seconds: the time of the conversion, and of one torch.export of the model (None if that fails).
     memory: the most memory that the conversion took, over that of the model's parameters.
     """
 
@@ -61,7 +61,7 @@ class Row:
     unknown: Mapping[str, int]
     parameters: int
     seconds: float
-    capture_seconds: float | None
+    export_seconds: float | None
     memory: float
 
     def holds(self, equal: float) -> bool:
@@ -80,7 +80,7 @@ def measure(subject: Subject) -> Row:
     net = hatify(model, num_tasks=3, example_inputs=example)
     seconds = time.perf_counter() - started
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - memory
-    capture_seconds = _export_seconds(model, example)
+    export_seconds = _export_seconds(model, example)
     inputs = subject.inputs(3)
     evaluated, trained = _equality(model, net, inputs)
     growth = parameter_growth(net, model)
@@ -98,7 +98,7 @@ def measure(subject: Subject) -> Row:
         net.blueprint.unknown,
         parameters,
         seconds,
-        capture_seconds,
+        export_seconds,
         taken / size,
     )
 
@@ -136,9 +136,9 @@ def _equality(model: nn.Module, net: HATModule, inputs: dict[str, Any]) -> tuple
 
 
 def _difference(actual: Any, expected: Any) -> float:
-    """The largest relative difference of any output that both have."""
-    pairs = zip(outputs(actual), outputs(expected), strict=False)
-    return max(relative_difference(a, e) for a, e in pairs)
+    """The largest relative difference of any output; NaN where one is."""
+    pairs = zip(outputs(actual), outputs(expected), strict=True)
+    return torch.tensor([relative_difference(a, e) for a, e in pairs]).max().item()
 
 
 def _forgetting(net: HATModule, inputs: dict[str, Any]) -> tuple[bool, bool, bool]:

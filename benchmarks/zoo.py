@@ -95,7 +95,10 @@ def plasticity(results: dict[str, Result]) -> str:
     """A Markdown table that counts the models by the share of their weights that stays plastic."""
     shares = [Row(**result).plastic for result in results.values() if "error" not in result]
     bounds = zip(BANDS, (1.0, *BANDS), strict=False)
-    lines = [f"| {low:.2f} to {high:.2f} | {sum(low <= share < high for share in shares)} |" for low, high in bounds]
+    lines = [
+        f"| {low:.2f} to {high:.2f} | {sum(low <= share and (share < high or high == 1) for share in shares)} |"
+        for low, high in bounds
+    ]
     return "\n".join(["| plastic | models |", "| --- | --- |", *lines])
 
 
@@ -116,12 +119,12 @@ def totals(results: dict[str, Result]) -> str:
         return f"0 of {len(results)} pass"
 
     median = statistics.median
-    beyond = [row.seconds - 2 * row.capture_seconds for row in rows if row.capture_seconds is not None] or [math.nan]
+    beyond = [row.seconds - 2 * row.export_seconds for row in rows if row.export_seconds is not None] or [math.nan]
     return (
         f"{sum(map(passed, results.values()))} of {len(results)} pass; plastic {median(r.plastic for r in rows):.3f} "
         f"in the median, {min(r.plastic for r in rows):.3f} at least; unfollowed "
         f"{median(r.unfollowed for r in rows):.1%} in the median; conversion "
-        f"{median(beyond):.1f} s beyond twice the capture in the median, "
+        f"{median(beyond):.1f} s beyond twice an export in the median, "
         f"memory {median(r.memory for r in rows):.1f} times the parameters"
     )
 

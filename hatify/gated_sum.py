@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hatify.errors import InputError
+
 
 @torch.library.custom_op("hatify::gated_sum", mutates_args=())
 def gated_sum(branch: Tensor, shortcut: Tensor) -> Tensor:
@@ -14,7 +16,7 @@ def gated_sum(branch: Tensor, shortcut: Tensor) -> Tensor:
     network chooses anew which features of the stream the next block sees, as in HAT-CL (Duan 2023).
 
     Raises:
-        ValueError: the tensors are not of one shape.
+        InputError: the tensors are not of one shape.
     """
     return _sum(branch, shortcut)
 
@@ -29,7 +31,7 @@ gated_sum.register_autograd(lambda context, gradient: (gradient, gradient))
 
 def _sum(branch: Tensor, shortcut: Tensor) -> Tensor:
     if branch.shape != shortcut.shape:
-        raise ValueError(
+        raise InputError(
             f"gated_sum takes two tensors of one shape, got {tuple(branch.shape)} and {tuple(shortcut.shape)}"
         )
     return branch + shortcut

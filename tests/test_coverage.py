@@ -46,9 +46,10 @@ def test_nothing_moves(model: nn.Module) -> None:
     net = hatify(model, num_tasks=2, example_inputs=(x,)).eval()
     with net.learn(0):
         draw_masks(net, 0)
-    before = net(x, task_id=0).detach()
+    before, untasked = net(x, task_id=0).detach(), net(x).detach()
     scramble(net, 1)
     assert torch.equal(net(x, task_id=0), before)
+    assert not torch.equal(net(x), untasked)  # it is not that everything was locked
 
 
 def test_a_gate_behind_a_view_that_merges_features_into_the_batch() -> None:
@@ -67,6 +68,7 @@ def test_a_gate_behind_a_view_that_merges_features_into_the_batch() -> None:
     draw_masks(net, 0)
     net.registry.trained.append(0)
     x = torch.randn(7, 8)
-    before = net(x, task_id=0)
+    before, untasked = net(x, task_id=0), net(x)
     scramble(net, 1)
     assert torch.equal(net(x, task_id=0), before)
+    assert not torch.equal(net(x), untasked)

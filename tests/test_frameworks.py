@@ -196,25 +196,35 @@ def test_a_model_without_a_converted_network_is_refused() -> None:
 # -- Avalanche ---------------------------------------------------------------------------------------------------------
 
 
-def test_avalanche() -> None:
-    pytest.importorskip("avalanche")
-    from avalanche.benchmarks import tensors_benchmark
+def naive_strategy(net: HATModule, *plugins: Any) -> Any:
     from avalanche.training import Naive
 
     from hatify.frameworks.avalanche import HATPlugin
 
-    tensors = [examples(task).tensors for task in range(3)]
-    benchmark = tensors_benchmark(tensors, tensors, task_labels=[0, 1, 2])
-    net = network()
-    strategy = Naive(
+    return Naive(
         model=net,
         optimizer=torch.optim.AdamW(net.parameters(), lr=0.01),
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=8,
         train_epochs=10,
         eval_mb_size=8,
-        plugins=[HATPlugin()],
+        plugins=[HATPlugin(), *plugins],
     )
+
+
+def avalanche_benchmark() -> Any:
+    """Three tasks."""
+    pytest.importorskip("avalanche")
+    from avalanche.benchmarks import tensors_benchmark
+
+    tensors = [examples(task).tensors for task in range(3)]
+    return tensors_benchmark(tensors, tensors, task_labels=[0, 1, 2])
+
+
+def test_avalanche() -> None:
+    benchmark = avalanche_benchmark()
+    net = network()
+    strategy = naive_strategy(net)
     remembered: list[Tensor] = []
     for task_id, experience in enumerate(benchmark.train_stream):
         strategy.train(experience)
@@ -222,6 +232,27 @@ def test_avalanche() -> None:
         assert net.trained_tasks == tuple(range(task_id + 1))
         assert all(torch.equal(logits(net, seen), before) for seen, before in enumerate(remembered))
         remembered.append(logits(net, task_id))
+
+
+def test_avalanche_after_an_exception() -> None:
+    benchmark = avalanche_benchmark()
+    from avalanche.core import SupervisedPlugin
+
+    class Interruption(SupervisedPlugin[Any]):
+        armed = True
+
+        def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+            if self.armed:
+                raise KeyboardInterrupt
+
+    net, interruption = network(), Interruption()
+    strategy = naive_strategy(net, interruption)
+    with pytest.raises(KeyboardInterrupt):
+        strategy.train(benchmark.train_stream[0])
+    assert net.trained_tasks == ()
+    interruption.armed = False
+    strategy.train(benchmark.train_stream[0])
+    assert net.trained_tasks == (0,)
 
 
 # -- timm --------------------------------------------------------------------------------------------------------------

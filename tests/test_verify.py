@@ -98,10 +98,6 @@ def test_another_model_is_no_equivalent(net: HATModule, model: nn.Module) -> Non
 
 def test_a_lock_that_leaks_is_found(net: HATModule) -> None:
     """Without its lock rules, training a task would move the others."""
-    net.registry.locks.terms = {
-        name: [[positions for positions in term[:0]] for term in terms]
-        for name, terms in net.registry.locks.terms.items()
-    }
     table = net.registry.locks
     table.lock = lambda name, taken, any_locked, shape: torch.zeros(shape, dtype=torch.bool)  # type: ignore[method-assign]
     assert {"scramble", "training"} <= set(failed(net))
@@ -111,6 +107,29 @@ def test_locking_everything_is_not_tight(model: nn.Module) -> None:
     net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 3, 32, 32),))
     net.registry.locks.terms = {}
     assert failed(net) == ["tightness"]
+
+
+class Choice(nn.Module):
+    """Returns whole numbers and truth values only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(6, 16), nn.Linear(16, 64)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.head(self.hidden(x).relu())
+        return logits.argmax(1), logits > 0
+
+
+def test_outputs_that_are_no_floating_point_numbers_are_compared() -> None:
+    torch.manual_seed(0)
+    model, x = Choice(), torch.randn(16, 6)
+    net = hatify(model, num_tasks=2, example_inputs=(x,))
+    assert failed(net, model=model, example_inputs=(x,)) == []
+    assert "equivalence" in failed(net, model=Choice(), example_inputs=(x,))
+    table = net.registry.locks
+    table.lock = lambda name, taken, any_locked, shape: torch.zeros(shape, dtype=torch.bool)  # type: ignore[method-assign]
+    assert "scramble" in failed(net, example_inputs=(x,))
 
 
 def test_what_cannot_be_verified() -> None:

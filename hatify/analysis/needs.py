@@ -75,7 +75,7 @@ def _needs_of(
                 yield from (_carried_back(need, dependence, features) for need in needs.get(result, ()))
         else:
             for use in _uses(node, user, inference):
-                yield from _terms(use, inference, coverage, features)
+                yield from _terms(use, coverage, features)
 
 
 def _results(call: Node) -> Iterable[Node]:
@@ -110,7 +110,7 @@ def _entry_by_entry(weight: Node, argument: Argument, inference: Inference) -> U
     return Use(argument, (Factor(inference.supports[weight], "output", weight),))
 
 
-def _terms(use: Use, inference: Inference, coverage: Coverage, features: Features) -> Iterable[Need]:
+def _terms(use: Use, coverage: Coverage, features: Features) -> Iterable[Need]:
     """The use over positions: one need for each different row of features that it is used with."""
     terms: list[tuple[Positions, ...]] = [()]
     own = () if use.mask is None else (features.positions(use.mask),)

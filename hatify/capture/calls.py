@@ -28,16 +28,6 @@ def value_of(node: Node) -> Any:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def sizes_of(graph: Graph, tensor: Node) -> list[Any]:
-    """The sizes of a tensor as arguments of a call: numbers, and calls for those that are only known at run time."""
-    return [
-        call(graph, torch.ops.aten.sym_size.int, tensor, dimension, like=tensor)
-        if isinstance(size, torch.SymInt)
-        else size
-        for dimension, size in enumerate(tensor.meta["val"].shape)
-    ]
-
-
 def is_tensor(node: Any) -> bool:
     """Whether a node's result is one tensor."""
     return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)

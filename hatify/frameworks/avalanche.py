@@ -15,7 +15,8 @@ class HATPlugin(SupervisedPlugin[Any]):
     """Trains a converted network on task-incremental benchmarks: `Naive(model=net, plugins=[HATPlugin()], ...)`.
 
     An experience's task label is the task id. After `train(experience)` its task is trained, and locked from then on.
-    A strategy keeps its optimizer from task to task; momentum moves nothing that is locked.
+    A strategy keeps its optimizer from task to task; momentum moves nothing that is locked. Avalanche tells its plugins
+    of no exception: where `train` raised one, call `abandon`, or `train` again.
 
     regularization: the weight of the masks' regularizer, which is added to the loss.
     """
@@ -27,6 +28,7 @@ class HATPlugin(SupervisedPlugin[Any]):
         self._task: LearningTask | None = None
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.abandon()
         net = the_network_in(strategy.model)
         task_id = strategy.experience.task_label
         net.set_task(task_id)
@@ -40,6 +42,12 @@ class HATPlugin(SupervisedPlugin[Any]):
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self._task = None
         self._stack.close()
+
+    def abandon(self) -> None:
+        """Leave a task whose training was interrupted; it is not trained, and training goes on with it."""
+        interruption = InterruptedError("training was interrupted")
+        self._task = None
+        self._stack.__exit__(InterruptedError, interruption, None)
 
     def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         the_network_in(strategy.model).set_task(strategy.experience.task_label)

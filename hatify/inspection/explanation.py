@@ -78,7 +78,7 @@ def explain(net: GraphModule, path: str, blueprint: Blueprint, locks: Mapping[st
         raise HatifyError(f"{path!r} is no layer with weights of its own; there are {first_few(below)}")
     features = FeatureNames(net.registry)  # type: ignore[arg-type]
     held = [
-        _parameter(f"{path}.{name}", parameter, net, features, blueprint, locks)
+        _parameter(f"{path}.{name}", parameter, features, blueprint, locks)
         for name, parameter in layers[path].named_parameters(recurse=False)
     ]
     writes = _groups(held, is_written=True)
@@ -95,7 +95,6 @@ def explain(net: GraphModule, path: str, blueprint: Blueprint, locks: Mapping[st
 def _parameter(
     name: str,
     parameter: Tensor,
-    net: GraphModule,
     features: FeatureNames,
     blueprint: Blueprint,
     locks: Mapping[str, Tensor],

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hatify.capture.inputs import Arguments
-from hatify.errors import CapacityWarning
+from hatify.errors import CapacityWarning, HatifyError
 from hatify.lifecycle.forgetting import seeded
 from hatify.module import HATModule
 from hatify.verification.trials import draw_masks, plastic_share, relative_difference, scramble
@@ -46,7 +46,7 @@ def equivalence(net: HATModule, call: Arguments, model: nn.Module | None) -> Che
         return Check("equivalence", False, "outputs of other shapes", asked)
     differences = [relative_difference(*pair) for pair in zip(actual, expected, strict=True)]
     same = all(difference < ROUNDING for difference in differences)  # NaN is not
-    return Check("equivalence", same, f"differs by {', '.join(f'{d:.0e}' for d in differences) or 'nothing'}", asked)
+    return Check("equivalence", same, f"differs by {', '.join(f'{d:.0e}' for d in differences)}", asked)
 
 
 def scrambled(net: HATModule, call: Arguments) -> Check:
@@ -135,8 +135,8 @@ def _train(net: HATModule, task: int, call: Arguments) -> None:
         warnings.simplefilter("ignore", CapacityWarning)
         with net.learn(task, steps=STEPS) as learning:
             for _ in range(STEPS):
-                outputs = _tensors(net(*args, **kwargs))
-                loss = sum((output.square().mean() for output in outputs), learning.regularization())
+                outputs = [output for output in _tensors(net(*args, **kwargs)) if output.requires_grad]
+                loss = sum((output.abs().square().mean() for output in outputs), learning.regularization())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -163,8 +163,10 @@ def _outputs(network: nn.Module, call: Arguments, task: int | None = None) -> li
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    values = pytree.tree_leaves(output)
-    return [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+    tensors = [value for value in pytree.tree_leaves(output) if isinstance(value, Tensor)]
+    if not tensors:
+        raise HatifyError("the network returns no tensor: there is nothing to verify it by")
+    return tensors
 
 
 def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:

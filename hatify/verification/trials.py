@@ -63,6 +63,10 @@ def parameter_growth(net: HATModule, model: nn.Module) -> float:
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:
-    """The largest difference over the largest value."""
-    difference = (actual - expected).detach().abs().max()
-    return float(difference / expected.detach().abs().max().clamp(min=1e-12))
+    """The largest difference over the largest value; of whole numbers and truth values, too."""
+    actual, expected = (_numbers(tensor.detach()) for tensor in (actual, expected))
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.double()

@@ -59,7 +59,7 @@ def verify(net: HATModule, *, example_inputs: Any = None, model: nn.Module | Non
     model: the model that `net` was made from, as it was then.
 
     Raises:
-        HatifyError: `net` is no converted network, or has no weights (meta device).
+        HatifyError: `net` is no converted network, has no weights (meta device), or returns no tensor.
         InputError: the example inputs do not fit.
     """
     if not isinstance(net, HATModule):
