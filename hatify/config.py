@@ -1,8 +1,9 @@
-"""Settings of the mechanism; the defaults are HAT-CL's (Duan 2023)."""
+"""Settings of the mechanism; the defaults are those that HAT-CL's paper recommends (Duan 2023)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 from hatify.errors import HatifyError
@@ -46,6 +47,10 @@ class HATConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise HatifyError(f"HATConfig({name}={getattr(self, name)!r}): one of {', '.join(allowed)}")
+        for name in ("s_max", "embedding_limit", "exponent_limit", "schedule_cycles"):
+            value, is_whole = getattr(self, name), name == "schedule_cycles"
+            if isinstance(value, bool) or not isinstance(value, Integral if is_whole else Real):
+                raise HatifyError(f"HATConfig({name}={value!r}): must be a {'whole ' * is_whole}number")
         for name in ("s_max", "schedule_cycles"):
             if getattr(self, name) < 1:
                 raise HatifyError(f"HATConfig({name}={getattr(self, name)!r}): must be at least 1")

@@ -25,7 +25,6 @@ from hatify.rewriting.layers import HATLayer
 from hatify.rewriting.rewrite import FUNCTIONAL, REGISTRY, Rewriter
 from hatify.rewriting.root import copy_tensors
 from hatify.rewriting.vectors import MASKED_VECTORS
-from hatify.runtime.locks import LockTable
 from rewriters import load_rules
 
 
@@ -89,13 +88,11 @@ def build(
     rewriter.rewrite()
     views = {name: torch.from_numpy(positions.copy()) for name, positions in rewriter.views.items()}
     groups = [(group.name, group.num_features, group.members) for group in plan.groups]
-    registry = MaskRegistry(groups, views, num_tasks, config.init)
-    registry.locks = LockTable(
-        {
-            name: tuple(tuple(torch.from_numpy(p.copy()) for p in term) for term in rule.terms)
-            for name, rule in plan.locks.items()
-        }
-    )
+    lock_rules = {
+        name: tuple(tuple(torch.from_numpy(p.copy()) for p in term) for term in rule.terms)
+        for name, rule in plan.locks.items()
+    }
+    registry = MaskRegistry(groups, views, lock_rules, num_tasks, config.init)
     root.registry = registry
     _match_device(registry, root)
     for layer in root.modules():

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -34,20 +35,20 @@ from hatify.lifecycle.forgetting import (
     entries_to_forget,
     freed_features,
     put_back,
-    seeded,
     unused_entries,
 )
 from hatify.masks.capacity import GroupCapacity, capacity, describe_emptiness, describe_scarcity
+from hatify.masks.locks import compact
 from hatify.masks.registry import MaskRegistry
 from hatify.output import PathLike
 from hatify.payload import HATPayload
 from hatify.rewriting.heads import reset_task
-from hatify.rewriting.layers import HATLayer
+from hatify.rewriting.layers import HATLayer, hat_layers
 from hatify.rewriting.vectors import MASKED_VECTORS, masked_vectors
 from hatify.runtime.guard import OptimizerGuard, refuse_steps
 from hatify.runtime.isolation import Divergence, isolated
 from hatify.runtime.learning import LearningTask
-from hatify.runtime.locks import LockTable, compact
+from hatify.seeding import seeded
 from hatify.serialization.contents import Contents, apart, together
 
 
@@ -78,6 +79,7 @@ class HATModule(GraphModule):
         self._warned_full = False
         self._divergence = Divergence({name: self._place(name) for name in self.shared_parameters()})
         self._register_hooks()
+        self.register_load_state_dict_pre_hook(_check_state_dict)
         self.register_load_state_dict_post_hook(_take_fingerprints_anew)
         refuse_steps(self, _steps_would_move_trained_tasks)
 
@@ -111,12 +113,14 @@ class HATModule(GraphModule):
         args, kwargs: as the model takes them, or one `HATPayload`, which is answered by a payload.
         task_id: whose masks gate the network; None: no task. Default: the task being learned, or the one given to
             `set_task`.
-        mask_scale: None for binary masks; while a task is learned in train mode, the scheduled scale.
+        mask_scale: a soft mask's scale. None: binary masks or, where a task is learned in train mode and gradients are
+            on, the scheduled scale.
 
         Raises:
             InputError: arguments that do not fit the model or its example inputs.
-            TaskError: a task id that does not exist.
-            TrainingError: a forward pass in train mode, inside `learn`, for another task than the one learned.
+            TaskError: a task id that does not exist, or a mask scale that is no positive number.
+            TrainingError: in train mode, a forward pass with gradients for another task than the one being learned, or
+                one that would move the batch statistics of a trained task.
         """
         if len(args) == 1 and not kwargs and isinstance(args[0], HATPayload):
             payload = args[0]
@@ -147,7 +151,7 @@ class HATModule(GraphModule):
             task = learning.task_id if learning is not None else self._task_id
         else:
             task = None if task_id is None else self._checked_task(task_id)
-        if mask_scale is not None and not mask_scale > 0:
+        if mask_scale is not None and not (isinstance(mask_scale, Real | Tensor) and mask_scale > 0):
             raise TaskError(f"mask_scale must be a positive number or None for binary masks, got {mask_scale!r}")
         learned = learning is not None and task == learning.task_id
         if self.training and task in self.registry.trained and not learned and self._has_statistics():
@@ -174,7 +178,7 @@ class HATModule(GraphModule):
 
     def _has_statistics(self) -> bool:
         """Whether any task has buffers that a forward pass in train mode changes."""
-        return any(True for layer in self._layers() for _ in layer.per_task.buffers())
+        return any(True for layer in hat_layers(self) for _ in layer.per_task.buffers())
 
     def _checked_task(self, task_id: Any) -> int:
         try:
@@ -191,7 +195,11 @@ class HATModule(GraphModule):
         return task
 
     def set_task(self, task_id: int | None) -> None:
-        """The task that is used where a call names none; None: no task."""
+        """The task that is used where a call names none; None: no task.
+
+        Raises:
+            TaskError: no such task.
+        """
         self._task_id = None if task_id is None else self._checked_task(task_id)
 
     # -- tasks -----------------------------------------------------------------------------------------------
@@ -207,11 +215,15 @@ class HATModule(GraphModule):
         return tuple(self.registry.trained)
 
     def add_tasks(self, count: int) -> None:
-        """Room for `count` more tasks."""
+        """Room for `count` more tasks.
+
+        Raises:
+            TaskError: a count that is no whole number of at least 1.
+        """
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise TaskError(f"add_tasks takes a number of tasks of at least 1, got {count!r}")
         self.registry.add_tasks(count)
-        for layer in self._layers():
+        for layer in hat_layers(self):
             for _ in range(count):
                 layer.add_task()
         self._register_hooks()
@@ -239,11 +251,19 @@ class HATModule(GraphModule):
         return self._locked_entries(self.shared_parameters(), self.registry.taken(None), bool(self.trained_tasks))
 
     def plot_masks(self) -> Picture:
-        """By mask group, the features that each trained task uses, as a picture; shared ones are dark."""
+        """By mask group, the features that each trained task uses, as a picture; shared ones are dark.
+
+        Raises:
+            HatifyError: no task is trained, or plotting's libraries are not installed (`hatify[draw]`).
+        """
         return plot_masks(self.registry)
 
     def plot_capacity(self) -> Picture:
-        """By mask group, the shares of features that one task alone uses, that several use, that are free."""
+        """By mask group, the shares of features that one task alone uses, that several use, that are free.
+
+        Raises:
+            HatifyError: as for `plot_masks`.
+        """
         return plot_capacity(self.registry)
 
     def _repr_html_(self) -> str:
@@ -297,19 +317,20 @@ class HATModule(GraphModule):
     def forget(self, task_id: int, *, seed: int | None = None, dry_run: bool = False) -> ForgetReport:
         """Forget a task: entries that only it uses and its head are drawn anew, its masks and norms are a new task's.
 
-        Every other trained task gives what it gave, bitwise, and `task_id` can be trained anew. An optimizer's
-        momentum is its own: give the next task a new optimizer.
+        Every other task, trained or interrupted, gives what it gave, bitwise, and `task_id` can be trained anew. An
+        optimizer's momentum is its own: give the next task a new optimizer.
 
         seed: of the fresh values; None: PyTorch's own random numbers. dry_run: change nothing, only report.
 
         Raises:
+            InputError: a seed that is none.
             TaskError: no such task, or one that was never trained.
-            TrainingError: a task is being learned.
+            TrainingError: a task is being learned, or the network has no weights (meta device).
         """
         return self._forget([self._task_with_training(task_id)], seed, dry_run)
 
     def prune(self, task_id: int, *, seed: int | None = None, dry_run: bool = False) -> ForgetReport:
-        """Forget every task but one, see `forget`."""
+        """Forget every task but one, see `forget`, which raises the same."""
         kept = self._task_with_training(task_id)
         return self._forget([task for task in self.registry.begun if task != kept], seed, dry_run)
 
@@ -329,19 +350,22 @@ class HATModule(GraphModule):
         Returns: by shared parameter, how many of its entries were renewed.
 
         Raises:
-            InputError: values that are no state dict, or lack a parameter, or have another shape for it.
-            TrainingError: a task is being learned.
+            InputError: values that are no state dict, or lack a parameter, or have another shape for it; a seed that is
+                none.
+            TrainingError: a task is being learned, or the network has no weights (meta device).
         """
         self._check_nothing_is_learned()
+        self._check_has_weights()
         if not self.registry.begun:
             return {}
         trainable = {name: parameter for name, parameter in self._shared().items() if parameter.requires_grad}
         entries = unused_entries(trainable, [self._entries_used(task, trainable) for task in self.registry.begun])
+        named = dict(self.named_parameters(remove_duplicate=False))
         if values is not None:
-            put_back(trainable, entries, values)
+            put_back(named, entries, values)
         else:
             with seeded(seed):
-                draw_anew(dict(self.named_parameters(remove_duplicate=False)), entries, self.blueprint.initialization)
+                draw_anew(named, entries, self.blueprint.initialization)
         return {name: int(renewed.sum()) for name, renewed in entries.items()}
 
     def _task_with_training(self, task_id: int) -> int:
@@ -349,14 +373,19 @@ class HATModule(GraphModule):
         if task not in self.registry.begun:
             raise never_trained(task, self.trained_tasks)
         self._check_nothing_is_learned()
+        self._check_has_weights()
         return task
 
     def _check_nothing_is_learned(self) -> None:
         if self._learning is not None:
             raise TrainingError(f"task {self._learning.task_id} is being learned: leave its `learn` block first")
 
+    def _check_has_weights(self) -> None:
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise TrainingError("a network on the meta device has no weights: give it some first")
+
     def _forget(self, tasks: Sequence[int], seed: int | None, dry_run: bool) -> ForgetReport:
-        kept = [task for task in self.registry.trained if task not in tasks]
+        kept = [task for task in self.registry.begun if task not in tasks]
         parameters = self._shared()
         used = {task: self._entries_used(task, parameters) for task in (*tasks, *kept)}
         entries = entries_to_forget(parameters, [used[t] for t in tasks], [used[t] for t in kept])
@@ -368,7 +397,7 @@ class HATModule(GraphModule):
                 draw_anew(named, entries, initialization)
                 for task in tasks:
                     self.registry.forget(task)
-                    for layer in self._layers():
+                    for layer in hat_layers(self):
                         reset_task(layer, task)
                     for path, head in zip(self.blueprint.heads, self.head_layers(), strict=True):
                         draw_head_anew(head.per_task[task], path, named, initialization)
@@ -395,7 +424,8 @@ class HATModule(GraphModule):
             raise TaskError(f"steps is the number of optimizer steps of the task, at least 1; got {steps!r}")
         self._check_nothing_is_learned()
         self._warn_if_full(task)
-        self._register_hooks()  # parameters that were frozen until now
+        self._register_hooks()  # parameters that were frozen until now, or have been exchanged
+        self.registry.fingerprints.pop(task, None)  # it may move from now on
         parameters = dict(self.named_parameters())
         locks = {parameters[name]: compact(lock) for name, lock in self.lock_masks(task).items() if bool(lock.any())}
         learning = LearningTask(self.registry, self.blueprint.config, task, steps, locks)
@@ -419,6 +449,9 @@ class HATModule(GraphModule):
         """The parameters and buffers, of those that a trained task depends on, that have changed since its training.
 
         Nothing that goes through an optimizer in `learn` changes them; writing to `parameter.data` does.
+
+        Raises:
+            TaskError: no such task.
         """
         task = self._checked_task(task_id)
         before = self.registry.fingerprints.get(task, {})
@@ -436,7 +469,11 @@ class HATModule(GraphModule):
         return fingerprints(tensors, used)
 
     def lock_masks(self, task_id: int) -> dict[str, Tensor]:
-        """For every parameter, bool of its shape: the entries that training `task_id` must leave as they are."""
+        """For every parameter, bool of its shape: the entries that training `task_id` must leave as they are.
+
+        Raises:
+            TaskError: no such task.
+        """
         task = self._checked_task(task_id)
         taken = self.registry.taken(task)
         any_locked = any(other != task for other in self.registry.trained)
@@ -451,7 +488,7 @@ class HATModule(GraphModule):
 
     def _own(self, task: int) -> set[int]:
         """The `id`s of the parameters and buffers that are a task's own."""
-        held = [layer.per_task[task] for layer in self._layers()]
+        held = [layer.per_task[task] for layer in hat_layers(self)]
         own = (tensor for module in held for tensor in (*module.parameters(), *module.buffers()))
         return {id(tensor) for tensor in (*self.registry.task_embeddings(task), *own)}
 
@@ -460,11 +497,12 @@ class HATModule(GraphModule):
 
         A parameter without a lock rule is locked whole, if anything is.
         """
-        rules = {id(self.get_parameter(name)): name for name in self._locks.names}
+        table = self.registry.locks
+        rules = {id(self.get_parameter(name)): name for name in table.names}
 
         def lock(parameter: nn.Parameter) -> Tensor:
             if id(parameter) in rules:
-                return self._locks.lock(rules[id(parameter)], taken, any_locked, parameter.shape)
+                return table.lock(rules[id(parameter)], taken, any_locked, parameter.shape)
             return torch.full_like(parameter, any_locked, dtype=torch.bool)
 
         return {name: lock(self.get_parameter(name)) for name in shared}
@@ -484,7 +522,7 @@ class HATModule(GraphModule):
         """The names of the parameters that all tasks share: neither kept once a task nor an embedding."""
         indexed = {id(self.get_parameter(name)) for name in self.blueprint.task_indexed}
         own = {id(p) for p in self.registry.parameters()} | indexed
-        own |= {id(p) for layer in self._layers() for p in layer.per_task.parameters()}
+        own |= {id(p) for layer in hat_layers(self) for p in layer.per_task.parameters()}
         return tuple(name for name, parameter in self.named_parameters() if id(parameter) not in own)
 
     def _shared(self) -> dict[str, nn.Parameter]:
@@ -495,15 +533,6 @@ class HATModule(GraphModule):
         layers = (self.get_submodule(path) for path in self.blueprint.heads)
         return tuple(layer for layer in layers if isinstance(layer, HATLayer))
 
-    @property
-    def _locks(self) -> LockTable:
-        table = self.registry.locks
-        assert isinstance(table, LockTable)
-        return table
-
-    def _layers(self) -> list[HATLayer]:
-        return [module for module in self.modules() if isinstance(module, HATLayer)]
-
     def _warn_if_full(self, task: int) -> None:
         """Once: where hardly any feature is free, a new task can only re-use what earlier tasks have learned."""
         scarcity = None if self._warned_full else describe_scarcity(self.registry, task)
@@ -513,11 +542,14 @@ class HATModule(GraphModule):
 
     def _register_hooks(self) -> None:
         """One gradient hook on each trainable parameter, for good; it reads what is being learned when it runs."""
-        hooked: set[int] = self.__dict__.setdefault("_hooked", set())
         for name, parameter in self.named_parameters():
-            if id(parameter) not in hooked and parameter.requires_grad:
-                hooked.add(id(parameter))
+            if parameter.requires_grad and not self.is_hooked(parameter):
                 parameter.register_hook(partial(self._on_gradient, name, parameter))
+
+    def is_hooked(self, parameter: nn.Parameter) -> bool:
+        """Whether a parameter's gradients pass through the network."""
+        hooks = (parameter._backward_hooks or {}).values()
+        return any(isinstance(hook, partial) and hook.func == self._on_gradient for hook in hooks)
 
     def _on_gradient(self, name: str, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
         if self._learning is None:
@@ -559,8 +591,24 @@ class HATModule(GraphModule):
         return HATModule.from_contents, (self.contents(),)
 
 
+def _check_state_dict(
+    net: HATModule, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *rest: Any
+) -> None:
+    """Refuse a state dict before anything of it is loaded."""
+    if net._learning is not None and local_metadata.get("assign_to_params_buffers"):
+        raise TrainingError(
+            f"load_state_dict(assign=True) would exchange parameters while task {net._learning.task_id} is learned: "
+            "load without assign, or before net.learn"
+        )
+    state = state_dict.get(f"{prefix}registry._extra_state")
+    if isinstance(state, Tensor):
+        net.registry.check_extra_state(state)
+
+
 def _take_fingerprints_anew(net: HATModule, keys: Any) -> None:
-    """A state dict was loaded: what it holds is what the trained tasks depend on."""
+    """A state dict was loaded: what it holds is what its trained tasks depend on; a plain model's knows of none."""
+    if any(key.endswith("registry._extra_state") for key in keys.missing_keys):
+        return
     net.registry.fingerprints = {task: net._fingerprints(task) for task in net.trained_tasks}
 
 

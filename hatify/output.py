@@ -24,7 +24,10 @@ def whole_file(path: PathLike) -> Iterator[Path]:
     """
     target, unfinished = _names(path)
     try:
+        unfinished.touch()
+        usual = unfinished.stat().st_mode
         yield unfinished
+        unfinished.chmod(usual)  # some writers give files to their owner alone
         _flush(unfinished)
         unfinished.replace(target)
         _flush(target.parent)

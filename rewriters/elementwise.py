@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, arguments_of, is_tensor
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect
+from hatify.analysis.nodes import arguments_of
 from hatify.analysis.support import Support, broadcast, compress, expand, has_variables, varies
+from hatify.capture.calls import is_tensor
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, unknown_dimensions
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
+from hatify.analysis.sizes import unknown_dimensions
 from hatify.analysis.support import LIVE, Support, compress, expand, varies
 from rewriters.indexing import entry
 from rewriters.registry import rewriter

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, is_parameter
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect, Factor, Gate, Use
+from hatify.analysis.nodes import is_parameter
 from hatify.analysis.support import Support, along, has_variables, varies
 from rewriters.contraction import contract, matrices
 from rewriters.registry import rewriter

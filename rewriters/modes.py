@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, is_tensor
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import broadcast, live
+from hatify.capture.calls import is_tensor
 from hatify.capture.modes import when_training
 from rewriters.elementwise import combined
 from rewriters.registry import rewriter

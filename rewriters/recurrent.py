@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, is_tensor
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Argument, Effect, Factor, Gate, Use
 from hatify.analysis.support import LIVE, ZERO, Support, along
+from hatify.capture.calls import is_tensor
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, is_selection
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
+from hatify.analysis.nodes import is_selection
 from hatify.analysis.support import Support, live, varies
 from rewriters.elementwise import combined
 from rewriters.registry import rewriter

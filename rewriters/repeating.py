@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from hatify.analysis.call import Call, is_tensor
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import ZERO, Support, compress, varies
+from hatify.capture.calls import is_tensor
 from rewriters.elementwise import elementwise
 from rewriters.registry import rewriter
 from rewriters.sizes import is_known, number

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, is_tensor
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import Support, compress, expand, varies
+from hatify.capture.calls import is_tensor
 from rewriters.elementwise import combined_supports, elementwise, is_zero
 from rewriters.indexing import indexed_dimensions, is_mask, kept_around
 from rewriters.registry import rewriter

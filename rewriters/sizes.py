@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import concrete, is_unknown
+from hatify.analysis.sizes import concrete, is_unknown
 
 
 def is_known(argument: object) -> bool:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, entries_per_example
+from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
+from hatify.analysis.sizes import entries_per_example
 from hatify.analysis.support import Support, broadcast, live, reshape, varies
 from rewriters.registry import rewriter
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hatify import HatifyError, HATModule, hatify
+from hatify import HATConfig, HatifyError, HATModule, hatify
 from hatify.errors import CapacityWarning, CaptureError, ConversionError, InputError, TaskError, TrainingError
 
 
@@ -56,9 +56,19 @@ def test_steps(net: HATModule, steps: object) -> None:
     assert net.trained_tasks == ()
 
 
-def test_mask_scales(net: HATModule) -> None:
+@pytest.mark.parametrize("mask_scale", [-1.0, 0, float("nan"), "hard"])
+def test_mask_scales(net: HATModule, mask_scale: object) -> None:
     with pytest.raises(TaskError, match="mask_scale"):
-        net(torch.randn(2, 4), task_id=0, mask_scale=-1.0)
+        net(torch.randn(2, 4), task_id=0, mask_scale=mask_scale)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"s_max": "400"}, {"s_max": 0.5}, {"schedule_cycles": 1.5}, {"exponent_limit": True}, {"init": "random"}],
+)
+def test_settings(setting: dict[str, object]) -> None:
+    with pytest.raises(HatifyError, match=f"HATConfig.{next(iter(setting))}="):
+        HATConfig(**setting)  # type: ignore[arg-type]
 
 
 def test_training_outside_learn(net: HATModule) -> None:

@@ -55,6 +55,38 @@ class DropoutIfTraining(Network):
         return F.dropout(x, 0.3) if self.training else x
 
 
+class DropoutReadTwice(Network):
+    """Its numbers are drawn once, whoever reads them."""
+
+    def between(self, x: Tensor) -> Tensor:
+        dropped = F.dropout(x, 0.3) if self.training else x
+        return dropped + dropped.tanh()
+
+
+class NoiseReadTwiceThenDropped(Network):
+    def between(self, x: Tensor) -> Tensor:
+        changed = F.dropout(x * torch.rand_like(x), 0.3) if self.training else x
+        return changed.tanh() - self.second.weight[0] * changed
+
+
+class DropoutReadInTrainModeAlone(Network):
+    def between(self, x: Tensor) -> Tensor:
+        dropped = F.dropout(x, 0.3) if self.training else x
+        shifted = dropped.tanh()
+        return shifted * dropped.sigmoid().sum(1, keepdim=True) if self.training else shifted
+
+
+class AttentionThatReturnsItsWeights(Network):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, dropout=0.3, batch_first=True)
+
+    def between(self, x: Tensor) -> Tensor:
+        tokens = x.unsqueeze(1) * torch.arange(1.0, 4.0).reshape(3, 1)
+        out, weights = self.attention(tokens, tokens, tokens)
+        return out.sum(1) + weights.sum((1, 2)).unsqueeze(1)
+
+
 class DropoutOfAWeight(Network):
     """As DeBERTa's relative positions: each layer drops entries of the same parameter anew."""
 
@@ -149,6 +181,10 @@ MODELS = [
     NoiseAsLargeAsTheSignal,
     DropPath,
     DropoutIfTraining,
+    DropoutReadTwice,
+    NoiseReadTwiceThenDropped,
+    DropoutReadInTrainModeAlone,
+    AttentionThatReturnsItsWeights,
     DropoutOfAWeight,
     AlwaysDropout,
     TwoFunctions,

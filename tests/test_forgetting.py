@@ -156,6 +156,19 @@ def test_a_task_that_was_interrupted_can_be_forgotten(trained: HATModule) -> Non
         trained.forget(2)
 
 
+def test_a_task_that_was_interrupted_keeps_what_it_uses(trained: HATModule) -> None:
+    trained.forget(2)
+    with pytest.raises(KeyboardInterrupt):
+        learn(trained, 2, *examples(2), stop_after=3)
+    trained.eval()
+    before = trained(examples(2)[0], task_id=2)
+    trained.forget(0)
+    assert torch.equal(trained(examples(2)[0], task_id=2), before)
+    trained.prune(2)
+    assert trained.trained_tasks == ()
+    assert torch.equal(trained(examples(2)[0], task_id=2), before)
+
+
 def test_a_diverged_task_can_be_forgotten(trained: HATModule) -> None:
     trained.forget(2)
     net, x = trained, examples(2)[0]
@@ -257,7 +270,17 @@ def test_what_no_task_uses_is_put_back_to_the_models_own_values(trained: HATModu
     assert not torch.equal(weight, before)
 
 
-@pytest.mark.parametrize("wrong", [{}, {"0.weight": torch.zeros(3)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"0.weight": torch.zeros(3)},
+        {"0.weight": torch.zeros(32, 8).numpy()},
+        {"0.weight": torch.zeros(32, 8, device="meta")},
+        {"0.weight": torch.zeros(32, 8).to_sparse()},
+        {"0.weight": torch.zeros(32, 8, dtype=torch.complex64)},
+    ],
+)
 def test_values_that_do_not_fit_change_nothing(trained: HATModule, wrong: dict[str, Tensor]) -> None:
     before = {name: value.clone() for name, value in trained.state_dict().items()}
     values = {name: torch.zeros_like(value) for name, value in before.items()} | wrong if wrong else wrong
@@ -269,6 +292,27 @@ def test_values_that_do_not_fit_change_nothing(trained: HATModule, wrong: dict[s
 def test_a_model_in_place_of_its_state_dict_is_refused(trained: HATModule) -> None:
     with pytest.raises(InputError, match=r"got a Linear: give model.state_dict\(\)"):
         trained.renew(nn.Linear(8, 32))  # type: ignore[arg-type]
+
+
+def test_a_tied_weight_is_found_by_any_of_its_names() -> None:
+    model = nn.Sequential(
+        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 4)
+    )
+    model[4].weight = model[2].weight
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 8),))
+    draw_masks(net, 0)
+    net.registry.trained.append(0)
+    values = {name: torch.full_like(value, 7) for name, value in model.state_dict().items() if name != "2.weight"}
+    renewed = net.renew(values)
+    assert renewed["2.weight"] == int((net.get_parameter("4.weight") == 7).sum()) > 0
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70, 1.5, "1", True])
+def test_seeds(trained: HATModule, seed: object) -> None:
+    for action in (trained.renew, lambda seed: trained.forget(0, seed=seed)):
+        with pytest.raises(InputError, match="a seed is a whole number"):
+            action(seed=seed)
+    assert trained.trained_tasks == (0, 1, 2)
 
 
 def test_before_the_first_task_nothing_is_renewed() -> None:

@@ -14,8 +14,10 @@ import numpy.typing as npt
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import Call, Rules, is_selection, shape_of
+from hatify.analysis.call import Call, Rules
 from hatify.analysis.effect import Effect
+from hatify.analysis.nodes import is_selection
+from hatify.analysis.sizes import shape_of
 from hatify.analysis.support import FIRST_VARIABLE, Support, varies
 from hatify.analysis.supports import Inference, apply_rule, live_like
 from hatify.analysis.variables import Variables

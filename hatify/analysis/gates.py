@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import entries_per_example, is_selection, locations
 from hatify.analysis.effect import RESULT, Argument, Gate
+from hatify.analysis.nodes import is_selection, locations
+from hatify.analysis.sizes import entries_per_example
 from hatify.analysis.supports import Inference
 
 Placement = Literal["folded", "multiplied"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.fx import Node
 
-from hatify.analysis.call import is_parameter, locations
+from hatify.analysis.nodes import is_parameter, locations
 from hatify.analysis.support import FIRST_VARIABLE, LIVE, ZERO, Support
 from hatify.analysis.supports import Inference
 from hatify.analysis.variables import Space

@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import is_parameter, is_tensor, locations, sources_of
 from hatify.analysis.effect import Effect
+from hatify.analysis.nodes import is_parameter, locations, sources_of
 from hatify.analysis.supports import Inference
+from hatify.capture.calls import is_tensor
 from hatify.errors import ConversionError
 
 

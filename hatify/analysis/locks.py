@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import Rules, is_parameter, locations, sources_of, written
+from hatify.analysis.call import Rules
 from hatify.analysis.coverage import Coverage
 from hatify.analysis.dependence import Positions
 from hatify.analysis.groups import Features
 from hatify.analysis.needs import find_needs, masks_for, own_masks
+from hatify.analysis.nodes import is_parameter, locations, sources_of, state_of
 from hatify.analysis.supports import Inference
 from hatify.errors import ConversionError
 
@@ -73,7 +74,7 @@ def find_state(graph: Graph) -> frozenset[str]:
         ConversionError: forward writes into a parameter.
     """
     names: set[str] = set()
-    for node in written(graph):
+    for node in state_of(graph):
         if is_parameter(node):
             raise ConversionError(
                 f"forward writes into the parameter {node.meta['name']!r}, which trained tasks depend on; "

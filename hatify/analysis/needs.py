@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import Rules, is_selection, is_tensor, locations
+from hatify.analysis.call import Rules
 from hatify.analysis.coverage import Coverage
 from hatify.analysis.dependence import Dependence, Positions
 from hatify.analysis.effect import Argument, Factor, Use
 from hatify.analysis.groups import Features
+from hatify.analysis.nodes import is_selection, locations
 from hatify.analysis.supports import Inference
+from hatify.capture.calls import is_tensor
 
 # A weight that is used with more different rows of input features than this counts its input as live.
 MOST_ROWS = 64

@@ -11,13 +11,15 @@ import numpy.typing as npt
 import torch
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import Rules, entries_per_example, gives_tensors, is_parameter, is_selection
+from hatify.analysis.call import Rules
 from hatify.analysis.coverage import find_coverage
 from hatify.analysis.effect import Argument, Effect
 from hatify.analysis.gates import Placement, fold_uncovered, masked_operands, place_gates
 from hatify.analysis.groups import GroupPlan, find_groups
 from hatify.analysis.heads import find_heads, find_last_layers, heads_at
 from hatify.analysis.locks import LockRule, find_locks, find_per_task, find_state
+from hatify.analysis.nodes import gives_tensors, is_parameter, is_selection
+from hatify.analysis.sizes import entries_per_example
 from hatify.analysis.support import Support, varies
 from hatify.analysis.supports import Inference, infer_supports
 

@@ -11,21 +11,13 @@ import numpy as np
 import torch
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import (
-    Call,
-    Rules,
-    gives_tensors,
-    is_parameter,
-    is_selection,
-    is_tensor,
-    locations,
-    shape_of,
-    unknown_dimensions,
-    written,
-)
+from hatify.analysis.call import Call, Rules
 from hatify.analysis.effect import Effect, Use
+from hatify.analysis.nodes import gives_tensors, is_parameter, is_selection, locations, state_of
+from hatify.analysis.sizes import shape_of, unknown_dimensions
 from hatify.analysis.support import LIVE, ZERO, Support, live, varies
 from hatify.analysis.variables import Variables
+from hatify.capture.calls import is_tensor
 
 # A raw parameter larger than this (a table of embeddings) is not followed entry by entry, but by its last dimension.
 LARGEST_FOLLOWED_PARAMETER = 1 << 20
@@ -65,7 +57,7 @@ class _Supports(dict[Node, Any]):
         self.effects: dict[Node, Effect] = {}
         self.weights = find_weights(graph, rules)
         self._rules = rules
-        self._state = written(graph)
+        self._state = state_of(graph)
 
     def __missing__(self, node: Node) -> Any:
         if node.op == "call_function":

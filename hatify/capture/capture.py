@@ -21,9 +21,9 @@ from hatify.capture.export import export
 from hatify.capture.inputs import Arguments
 from hatify.capture.ladder import Traces, trace, warn_of_lost_training
 from hatify.capture.modes import merge_modes, restore_dropout
-from hatify.capture.mutations import mutates
+from hatify.capture.mutations import mutates, written
 from hatify.capture.opaque import run_leaves
-from hatify.capture.program import graph_of, written
+from hatify.capture.program import graph_of
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
 from hatify.capture.sizes import fixed_size
 from hatify.errors import CaptureWarning

@@ -175,11 +175,15 @@ class _Choice:
             return self.flag
         key = (ours, theirs)
         if key not in self._made:
-            node = self.graph.call_function(when_training, (self.flag, ours, theirs))
-            shown = ours if isinstance(ours, Node) else theirs
-            node.meta = dict(shown.meta) if isinstance(shown, Node) else {"val": ours}
-            self._made[key] = node
+            self._made[key] = self.made_anew(ours, theirs)
         return self._made[key]
+
+    def made_anew(self, ours: Any, theirs: Any) -> Node:
+        """A choice of its own, at the graph's point of insertion."""
+        node = self.graph.call_function(when_training, (self.flag, ours, theirs))
+        shown = ours if isinstance(ours, Node) else theirs
+        node.meta = dict(shown.meta) if isinstance(shown, Node) else {"val": ours}
+        return node
 
     def of_constants(self, ours: Any, theirs: Any) -> Any:
         """Arguments of a call, with the flags that differ chosen and everything else as in train mode."""
@@ -203,6 +207,7 @@ class _Merge:
         self._in_eval: dict[Node, Any] = {}
         self._train_only: set[Node] = set()
         self._eval_only: set[Node] = set()
+        self._neutral: dict[Node, Node] = {}  # calls of train mode, and the values that they give in eval mode
         for ours, theirs in _inputs(train, evaluation):
             self._in_train[ours] = self._in_eval[theirs] = self.graph.node_copy(ours)
         self._choice = _Choice(self.graph)
@@ -271,52 +276,57 @@ class _Merge:
             return {name: self._either(value, theirs[name]) for name, value in ours.items()}
         mine = self._in_train[ours] if isinstance(ours, Node) else ours
         other = self._in_eval[theirs] if isinstance(theirs, Node) else theirs
-        if _reaches(mine, other, self._train_only):
-            return self._neutralized(mine, other)
+        if self._reaches(mine, other):
+            self._neutralize(mine, other)
+            return mine
         if _is_laid_out(other, mine, self._eval_only):
             return other
         if isinstance(mine, Node) and _before_dropout(other) is mine:
             return mine
         return self._choice.between(mine, other)
 
-    def _neutralized(self, ours: Any, value: Node) -> Any:
-        """What train mode alone does to `value`, done in eval mode with numbers that change nothing."""
+    def _reaches(self, ours: Any, value: Any) -> bool:
+        """Whether train mode alone makes `ours` from `value`, in a way that can be neutralized."""
         if ours is value:
-            return value
-        operand, *others = ours.args
-        if ours.target in LAYOUTS:
-            return self._copy(ours, ((self._neutralized(operand, value), *others), ours.kwargs))
+            return isinstance(ours, Node)
+        if ours in self._neutral:
+            return self._neutral[ours] is value
+        if ours not in self._train_only or not is_tensor(ours) or not is_tensor(value):
+            return False
+        if (ours.meta["val"].dtype, ours.meta["val"].dim()) != (value.meta["val"].dtype, value.meta["val"].dim()):
+            return False
         if ours.target in DROPOUTS:
-            inner = self._neutralized(operand, value)
-            return self._copy(ours, ((inner, others[0], self._choice.flag), ours.kwargs))
-        factor = others[0]
-        if not _reaches(operand, value, self._train_only):
-            operand, factor = factor, operand
-        neutral = self._choice.between(factor, NEUTRAL[ours.target])
-        return self._copy(ours, ((self._neutralized(operand, value), neutral), ours.kwargs))
+            return ours.args[2] is True and self._reaches(ours.args[0], value)
+        if ours.target in LAYOUTS:
+            return self._reaches(ours.args[0], value)
+        if ours.target not in NEUTRAL:
+            return False
+        operands = ours.args if ours.target in COMMUTATIVE else ours.args[:1]
+        return any(self._reaches(operand, value) for operand in operands)
+
+    def _neutralize(self, ours: Node, value: Node) -> None:
+        """Let what train mode alone does to `value` change nothing in eval mode.
+
+        In place, for all who read it: a second dropout would draw numbers of its own.
+        """
+        if ours is value or ours in self._neutral:
+            return
+        self._neutral[ours] = value
+        operand = next(operand for operand in ours.args if self._reaches(operand, value))
+        assert isinstance(operand, Node)
+        self._neutralize(operand, value)
+        if ours.target in DROPOUTS:
+            ours.update_arg(2, self._choice.flag)
+        elif ours.target in NEUTRAL:
+            position = 1 if operand is ours.args[0] else 0
+            with self.graph.inserting_before(ours):
+                neutral = self._choice.made_anew(ours.args[position], NEUTRAL[ours.target])
+            ours.update_arg(position, neutral)
 
 
 def _writes_back(node: Node) -> bool:
     """Whether a call stores the last value of memory that outlives the graph."""
     return mutates(node) and isinstance(node.args[0], Node) and node.args[0].op in ("get_attr", "placeholder")
-
-
-def _reaches(ours: Any, value: Any, train_only: set[Node]) -> bool:
-    """Whether train mode alone makes `ours` from `value`, in a way that can be neutralized."""
-    if ours is value:
-        return isinstance(ours, Node)
-    if ours not in train_only or not is_tensor(ours) or not is_tensor(value):
-        return False
-    if (ours.meta["val"].dtype, ours.meta["val"].dim()) != (value.meta["val"].dtype, value.meta["val"].dim()):
-        return False
-    if ours.target in DROPOUTS:
-        return ours.args[2] is True and _reaches(ours.args[0], value, train_only)
-    if ours.target in LAYOUTS:
-        return _reaches(ours.args[0], value, train_only)
-    if ours.target not in NEUTRAL:
-        return False
-    operands = ours.args if ours.target in COMMUTATIVE else ours.args[:1]
-    return any(_reaches(operand, value, train_only) for operand in operands)
 
 
 def _is_laid_out(theirs: Any, value: Any, eval_only: set[Node]) -> bool:

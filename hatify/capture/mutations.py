@@ -38,6 +38,11 @@ def mutates(node: Node) -> bool:
     return isinstance(target, OpOverload) and target._schema.is_mutable
 
 
+def written(graph: Graph) -> set[Node]:
+    """The tensors that the graph writes to, into views of them too."""
+    return {base_of(node) for node in graph.nodes if mutates(node)}
+
+
 def return_outputs(graph: Graph) -> None:
     """`op(x, out=y)` becomes `y.copy_(op(x))`, which writes into its first operand like any other."""
     for node in list(graph.nodes):

@@ -10,8 +10,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, Node
 
 from hatify.capture.grad_mode import inline_grad_modes
-from hatify.capture.mutations import drop_counters, mutates, return_outputs
-from hatify.capture.views import base_of
+from hatify.capture.mutations import drop_counters, return_outputs, written
 from hatify.errors import CaptureError
 
 
@@ -52,11 +51,6 @@ def _count_as_buffers(graph: Graph) -> None:
     for base in written(graph):
         if base.meta.get("role") == "constant":
             base.meta["role"] = "buffer"
-
-
-def written(graph: Graph) -> set[Node]:
-    """The tensors that the graph writes to, into views of them too."""
-    return {base_of(node) for node in graph.nodes if mutates(node)}
 
 
 def _read(graph: Graph, node: Node, name: str, kind: InputKind) -> Node:

@@ -51,16 +51,21 @@ def _from_arrays(file: Path) -> Dataset[Any]:
         raise SourceError(f"{str(file)!r} has the arrays {list(found)}; it needs 'inputs' and 'labels'") from None
     except (OSError, ValueError, EOFError) as error:
         raise SourceError(f"{str(file)!r} is no .npz file of numbers, or it is cut off: {error}") from None
-    if len(inputs) != len(labels) or labels.ndim != 1 or not len(labels):
+    if inputs.ndim == 0 or labels.shape != inputs.shape[:1] or not len(labels):
         raise SourceError(
             f"{str(file)!r}: 'labels' has to be one number for each input; inputs {inputs.shape}, labels {labels.shape}"
         )
-    return TensorDataset(_numbers(inputs, file), torch.from_numpy(labels).long())
+    if labels.dtype.kind not in "iu":
+        raise SourceError(f"{str(file)!r}: 'labels' have to be whole numbers, the classes; they are {labels.dtype}")
+    return TensorDataset(_numbers(inputs, file), torch.from_numpy(labels.astype(np.int64)))
 
 
 def _numbers(inputs: np.ndarray, file: Path) -> Tensor:
     """Floats in single precision, and whole numbers, which are indices, as PyTorch's embeddings take them."""
     if inputs.dtype == np.uint8:
         raise SourceError(f"{str(file)!r}: 'inputs' are bytes: scale them as the model expects, into float32")
-    tensor = torch.from_numpy(inputs)
-    return tensor.float() if tensor.is_floating_point() else tensor.long()
+    if inputs.dtype.kind not in "fiu":
+        raise SourceError(f"{str(file)!r}: 'inputs' have to be numbers; they are {inputs.dtype}")
+    if not np.isfinite(inputs).all():
+        raise SourceError(f"{str(file)!r}: 'inputs' hold NaN or infinity")
+    return torch.from_numpy(inputs.astype(np.float32 if inputs.dtype.kind == "f" else np.int64))

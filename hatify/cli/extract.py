@@ -12,7 +12,7 @@ from hatify.errors import FileError, never_trained
 from hatify.extraction.exporting import FORMATS, export_task
 from hatify.module import HATModule
 from hatify.output import check_writable
-from hatify.rewriting.layers import HATLayer
+from hatify.rewriting.layers import hat_layers
 from hatify.verification.inputs import made_up_call
 
 
@@ -53,6 +53,6 @@ def extract(
 
 def _parameters_read(net: HATModule, task: int) -> int:
     """How many parameters answer a task in the converted network: shared ones, its norms and its head."""
-    own = (layer.per_task[task] for layer in net.modules() if isinstance(layer, HATLayer))
+    own = (layer.per_task[task] for layer in hat_layers(net))
     counted = [*map(net.get_parameter, net.shared_parameters()), *(p for module in own for p in module.parameters())]
     return sum(parameter.numel() for parameter in counted)

@@ -1,4 +1,4 @@
-"""What the command line names by a word: models, and the data to train on."""
+"""What the command line names by a word: models, and their example inputs."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def train(
     renew: Annotated[
         bool, typer.Option("--renew", help="First draw anew what no task uses. Not where weights came pretrained.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the batches' order, and of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the batches' order, and of what is drawn.")] = 0,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cuda" if torch.cuda.is_available() else "cpu",
     model: Model = None,
     argument: ModelArguments = None,
@@ -71,6 +71,8 @@ def train(
     settings = Settings(epochs, batch_size, learning_rate, mask_learning_rate, weight_decay, regularization, seed)
     net = open_network(network, model, argument)
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it has no memory")
         net.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"cannot use the device {device!r}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, Dataset
 
-from hatify.errors import InputError
+from hatify.errors import InputError, TrainingError
 from hatify.module import HATModule
 
 
@@ -37,6 +38,7 @@ def train_task(
 
     Raises:
         InputError: the examples do not fit the network, or the labels its head.
+        TrainingError: the loss is no longer a finite number.
     """
     torch.manual_seed(settings.seed)
     loader = DataLoader(data, settings.batch_size, shuffle=True, drop_last=_size(data) > settings.batch_size)
@@ -52,7 +54,7 @@ def train_task(
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                after_step(loss.item())
+                after_step(_finite(loss.item()))
         _settle(net, loader)
 
 
@@ -88,7 +90,10 @@ def _optimizer(net: HATModule, settings: Settings) -> Optimizer:
 
 def _batches(loader: DataLoader[Any], net: HATModule) -> Iterator[tuple[Tensor, Tensor]]:
     device = next(net.parameters()).device
+    example = next(iter(net.graph.find_nodes(op="placeholder"))).meta["val"]
     for inputs, labels in loader:
+        if inputs.is_floating_point() != example.is_floating_point():
+            raise InputError(f"the inputs are {inputs.dtype}, the network takes {example.dtype}")
         yield inputs.to(device), labels.to(device)
 
 
@@ -104,6 +109,12 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise InputError(f"the labels are {int(labels.min())} to {int(labels.max())}, the head has {classes} classes")
     return cross_entropy(logits, labels)
+
+
+def _finite(loss: float) -> float:
+    if not math.isfinite(loss):
+        raise TrainingError(f"the loss is {loss}: the task diverged; try a lower learning rate")
+    return loss
 
 
 def _size(data: Any) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from hatify.analysis.call import concrete
+from hatify.analysis.sizes import concrete
 from hatify.capture.mutations import mutates
 from hatify.capture.views import base_of
 from hatify.extraction.families.registry import family_of

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from hatify.analysis.call import concrete
+from hatify.analysis.sizes import concrete
 from hatify.errors import ExtractionError
 from hatify.extraction.channels import UNLABELLED, Channels, Track
 from hatify.extraction.families.registry import family_of

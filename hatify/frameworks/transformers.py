@@ -12,7 +12,7 @@ from hatify.runtime.learning import LearningTask
 
 
 class HATCallback(TrainerCallback):
-    """Trains and evaluates a task: `Trainer(model=net, callbacks=[HATCallback(task_id=1)], ...).train()`.
+    """Trains and evaluates a task: `Trainer(model=net, callbacks=[HATCallback(task_id=1)], ...)`.
 
     The model is a converted network, or holds one. When `train` ends normally the task is trained, and locked from then
     on. Trainer tells its callbacks of no exception: where `train` raised one, call `abandon`, or `train` again.
@@ -26,6 +26,9 @@ class HATCallback(TrainerCallback):
         self.regularization = regularization
         self._stack = ExitStack()
         self._task: LearningTask | None = None
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        the_network_in(kwargs["model"]).set_task(self.task_id)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

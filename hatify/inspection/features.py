@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from hatify.capture.opaque import OpaqueLeaf
 from hatify.masks.registry import MaskRegistry
 from hatify.rewriting.layers import for_each_example
-from hatify.runtime.locks import LockTable
 
 
 def groups_written(net: nn.Module, registry: MaskRegistry, heads: Sequence[str]) -> dict[str, str | None]:
@@ -35,9 +34,7 @@ class FeatureNames:
     """Which mask groups the features of a parameter's entries belong to."""
 
     def __init__(self, registry: MaskRegistry) -> None:
-        table = registry.locks
-        assert isinstance(table, LockTable)
-        self._table, self._registry = table, registry
+        self._table, self._registry = registry.locks, registry
         self._names = [name for name, _, _ in registry.layout]
         self._ends = np.cumsum([size for _, size, _ in registry.layout])
 

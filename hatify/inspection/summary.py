@@ -7,14 +7,13 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
-from torch import nn
 from torch.fx import GraphModule
 
 from hatify.blueprint import Blueprint
 from hatify.capture.opaque import OpaqueLeaf
 from hatify.masks.capacity import capacity
 from hatify.masks.registry import MaskRegistry
-from hatify.rewriting.layers import HATLayer, gate
+from hatify.rewriting.layers import gate, hat_layers
 from hatify.tables import as_text
 
 
@@ -95,7 +94,7 @@ def summarise(
     """The summary of a converted network. shared: the names of the parameters that all tasks share."""
     used = capacity(registry)
     entries = {name: parameter.numel() for name, parameter in net.named_parameters()}
-    own = {id(p): p.numel() for layer in _layers(net) for p in layer.per_task[0].parameters()}
+    own = {id(p): p.numel() for layer in hat_layers(net) for p in layer.per_task[0].parameters()}
     own |= {id(p): p.numel() for p in registry.task_embeddings(0)}
     return NetworkSummary(
         num_tasks=registry.num_tasks,
@@ -120,7 +119,3 @@ def summarise(
             for group in registry.groups.values()
         ),
     )
-
-
-def _layers(net: nn.Module) -> list[HATLayer]:
-    return [module for module in net.modules() if isinstance(module, HATLayer)]

@@ -1,1 +1,1 @@
-"""What becomes of a task after training: which entries it uses, and how it is forgotten."""
+"""What becomes of a task after training: forgetting, renewal, and fingerprints of what it depends on."""

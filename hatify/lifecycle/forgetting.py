@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,23 +102,36 @@ def draw_anew(
 def put_back(
     parameters: Mapping[str, nn.Parameter], entries: Mapping[str, Tensor], values: Mapping[str, Tensor]
 ) -> None:
-    """Give entries the values that they have elsewhere.
+    """Give entries the values that they have elsewhere. parameters: all of the network, by all their names.
 
     Raises:
-        InputError: no state dict, or one without a parameter, or with one of another shape. Nothing is changed then.
+        InputError: no state dict, or one without a parameter, or with another shape for it. Nothing is changed then.
     """
     if not isinstance(values, Mapping):
         raise InputError(f"renew takes a state dict, got a {type(values).__name__}: give model.state_dict()")
+    names: dict[int, list[str]] = {}
     for name, parameter in parameters.items():
-        if name not in values:
-            raise InputError(f"no values for {name!r}: give the state dict of the model that was converted")
-        shapes = tuple(values[name].shape), tuple(parameter.shape)
-        if shapes[0] != shapes[1]:
-            raise InputError(
-                f"values of shape {shapes[0]} for {name!r}, which has {shapes[1]}: "
-                "give the state dict of the model that was converted"
-            )
-    _overwrite(parameters, entries, lambda name: values[name].to(parameters[name]))
+        names.setdefault(id(parameter), []).append(name)
+    given = {name: _value_of(names[id(parameters[name])], parameters[name], values) for name in entries}
+    _overwrite(parameters, entries, lambda name: given[name].to(parameters[name]))
+
+
+def _value_of(names: Sequence[str], parameter: nn.Parameter, values: Mapping[str, Any]) -> Tensor:
+    """A parameter's value in a state dict, which may hold it by any of its names."""
+    advice = "give the state dict of the model that was converted"
+    name = next((name for name in names if name in values), None)
+    if name is None:
+        raise InputError(f"no values for {names[0]!r}: {advice}")
+    value = values[name]
+    if not isinstance(value, Tensor) or value.is_meta or value.layout is not torch.strided:
+        raise InputError(f"the values for {name!r} are no dense tensor with data: {advice}")
+    if value.is_complex() and not parameter.is_complex():
+        raise InputError(f"complex values for {name!r}, which is real: {advice}")
+    if value.shape != parameter.shape:
+        raise InputError(
+            f"values of shape {tuple(value.shape)} for {name!r}, which has {tuple(parameter.shape)}: {advice}"
+        )
+    return value
 
 
 def _overwrite(
@@ -147,14 +159,3 @@ def draw_head_anew(
         full_name = f"{path}.{name}"
         if parameter.shape == parameters[full_name].shape:
             parameter.copy_(drawn_anew(initialization[full_name], full_name, parameters))
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Random numbers from a seed; the caller's own go on afterwards as if none had been drawn. None: the caller's."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

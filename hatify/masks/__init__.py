@@ -1,1 +1,1 @@
-"""Masks: one embedding a task for each feature, in groups of coupled features."""
+"""Masks: one embedding a task for each feature, in groups of coupled features; and the locks that follow from them."""

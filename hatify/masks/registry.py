@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hatify.config import Initialization
+from hatify.errors import InputError, TrainingWarning
 from hatify.masks.initialization import initial_embedding
+from hatify.masks.locks import LockTable, Terms
+from hatify.masks.positions import PositionHolder
 
 __all__ = ["MaskGroup", "MaskRegistry"]
 
@@ -28,7 +33,7 @@ class MaskGroup:
     _registry: MaskRegistry = field(repr=False)
 
     def embedding(self, task_id: int) -> nn.Parameter:
-        """The embeddings `e` [num_features] of a task, in [-6, 6]."""
+        """The embeddings `e` [num_features] of a task, within `HATConfig.embedding_limit` of zero."""
         return self._registry.embedding(self.name, task_id)
 
     def mask(self, task_id: int, scale: float) -> Tensor:
@@ -48,7 +53,7 @@ class MaskGroup:
         return taken
 
 
-class MaskRegistry(nn.Module):
+class MaskRegistry(PositionHolder):
     """Embeddings by group and task.
 
     layout: (name, num_features, members) of each group, in graph order.
@@ -57,14 +62,16 @@ class MaskRegistry(nn.Module):
     fingerprints: by task, those of what it depends on, taken when its training ended.
     views: masks that are no group's own: positions among all features, group after group. Behind the last feature
         stand two constants: 1 (never masked) and 0 (always masked). The registry holds them as buffers, by these names.
+    locks: the lock rules of the shared parameters.
     """
 
     def __init__(
         self,
         layout: list[tuple[str, int, tuple[str, ...]]],
         views: Mapping[str, Tensor],
+        lock_rules: Mapping[str, Terms],
         num_tasks: int,
-        init: Any,
+        init: Initialization,
     ) -> None:
         super().__init__()
         self.init = init
@@ -81,6 +88,7 @@ class MaskRegistry(nn.Module):
         for name, positions in views.items():
             self.views[name] = f"positions_{len(self.views)}"
             self.register_buffer(self.views[name], positions, persistent=False)
+        self.locks = LockTable(lock_rules)
         self.num_tasks = 0
         self.add_tasks(num_tasks)
 
@@ -187,8 +195,30 @@ class MaskRegistry(nn.Module):
         return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
 
     def set_extra_state(self, state: Tensor) -> None:
+        lost = set(self.trained)
         self.trained = [task for task, steps in state.tolist() if steps < 0]
         self.interrupted = {task: steps for task, steps in state.tolist() if steps >= 0}
+        lost -= set(self.trained)
+        if lost:
+            warnings.warn(
+                f"the state dict that was loaded knows the trained tasks {sorted(lost)} as untrained: nothing locks "
+                "them now. Where it was taken inside `net.learn(t)`, enter and leave that once more: then t is trained",
+                TrainingWarning,
+                stacklevel=2,
+            )
+
+    def check_extra_state(self, state: Tensor) -> None:
+        """Whether there is room for the tasks of a state, see `get_extra_state`.
+
+        Raises:
+            InputError: there is not.
+        """
+        last = int(state[:, 0].max()) if len(state) else -1
+        if last >= self.num_tasks:
+            raise InputError(
+                f"the state dict has a task {last}, and this network has the tasks 0 to {self.num_tasks - 1}: "
+                f"net.add_tasks({last + 1 - self.num_tasks}) makes room"
+            )
 
     def extra_repr(self) -> str:
         return f"{len(self.layout)} groups, {sum(n for _, n, _ in self.layout)} features, {self.num_tasks} tasks"

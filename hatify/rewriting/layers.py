@@ -167,6 +167,11 @@ class HATLayer(nn.Module):
         return f"{operators}: {shapes}{indexed}"
 
 
+def hat_layers(net: nn.Module) -> list[HATLayer]:
+    """The layers of a converted network that take masks, in its order."""
+    return [module for module in net.modules() if isinstance(module, HATLayer)]
+
+
 def _has_slots(argument: Any) -> bool:
     return any(map(_has_slots, argument)) if isinstance(argument, list) else isinstance(argument, Slot)
 

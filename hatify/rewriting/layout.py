@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import arguments_of
 from hatify.analysis.effect import RESULT, Argument
+from hatify.analysis.nodes import arguments_of
 from hatify.rewriting.layers import OperatorCall, Slot
 
 Masks = tuple[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]], ...]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.fx import Graph, Node
 
-from hatify.analysis.call import is_parameter, locations
+from hatify.analysis.nodes import is_parameter, locations
 from hatify.analysis.plan import Plan
 from hatify.rewriting.heads import Head
 from hatify.rewriting.layers import HATLayer, OperatorCall, Slot, for_each_example, gate, read

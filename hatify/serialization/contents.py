@@ -17,7 +17,6 @@ from hatify.rewriting.layers import HATLayer
 from hatify.rewriting.rewrite import REGISTRY
 from hatify.rewriting.root import layer_at, owner_of
 from hatify.rewriting.vectors import MASKED_VECTORS
-from hatify.runtime.locks import LockTable
 from hatify.serialization.graphs import graph_apart, graph_together
 from hatify.serialization.values import decoded, encoded
 
@@ -179,8 +178,6 @@ def _leaf_apart(leaf: OpaqueLeaf) -> list[Any]:
 
 
 def _registry_apart(registry: MaskRegistry) -> dict[str, Any]:
-    locks = registry.locks
-    assert isinstance(locks, LockTable)
     return {
         "groups": [[name, size, list(members)] for name, size, members in registry.layout],
         "views": registry.views,
@@ -189,21 +186,21 @@ def _registry_apart(registry: MaskRegistry) -> dict[str, Any]:
         "trained": registry.trained,
         "interrupted": list(registry.interrupted.items()),
         "fingerprints": list(registry.fingerprints.items()),
-        "locks": locks.terms,
+        "locks": registry.locks.terms,
     }
 
 
 def _registry_together(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MaskRegistry:
     groups = [(name, size, tuple(members)) for name, size, members in data["groups"]]
     views = {name: tensors[f"{REGISTRY}.{buffer}"] for name, buffer in data["views"].items()}
+    positions = {name: tensors[f"{REGISTRY}.locks.{name}"] for term in _terms(data["locks"]) for name in term}
+    lock_rules = {
+        name: tuple(tuple(positions[p] for p in term) for term in terms) for name, terms in data["locks"].items()
+    }
     with torch.random.fork_rng(devices=[]):  # the embeddings drawn here make way for those of the file
-        registry = MaskRegistry(groups, views, data["num_tasks"], data["init"])
+        registry = MaskRegistry(groups, views, lock_rules, data["num_tasks"], data["init"])
     registry.trained = data["trained"]
     registry.interrupted, registry.fingerprints = dict(data["interrupted"]), dict(data["fingerprints"])
-    positions = {name: tensors[f"{REGISTRY}.locks.{name}"] for term in _terms(data["locks"]) for name in term}
-    registry.locks = LockTable(
-        {name: tuple(tuple(positions[p] for p in term) for term in terms) for name, terms in data["locks"].items()}
-    )
     return registry
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
-from hatify.analysis.call import concrete, is_unknown
+from hatify.analysis.sizes import concrete, is_unknown
 
 
 @dataclass

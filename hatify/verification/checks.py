@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 from hatify.capture.inputs import Arguments
 from hatify.errors import CapacityWarning, HatifyError
-from hatify.lifecycle.forgetting import seeded
 from hatify.module import HATModule
+from hatify.seeding import seeded
 from hatify.verification.trials import draw_masks, plastic_share, relative_difference, scramble
 
 ROUNDING = 1e-5
@@ -78,7 +78,7 @@ def tightness(net: HATModule) -> Check:
 def hooks(net: HATModule) -> Check:
     """Each trainable parameter has its gradient hook: one that was exchanged by hand has none."""
     trainable = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
-    missing = [name for name, parameter in trainable.items() if not _is_hooked(net, parameter)]
+    missing = [name for name, parameter in trainable.items() if not net.is_hooked(parameter)]
     return Check("hooks", not missing, _named("missing", missing), f"on {len(trainable)} trainable parameters")
 
 
@@ -175,11 +175,6 @@ def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 
 # -- words -------------------------------------------------------------------------------------------------------
-
-
-def _is_hooked(net: HATModule, parameter: nn.Parameter) -> bool:
-    hooked = (parameter._backward_hooks or {}).values()
-    return any(isinstance(hook, partial) and hook.func == net._on_gradient for hook in hooked)
 
 
 def _bitwise(name: str, tasks: Sequence[int], moved: Sequence[int]) -> Check:

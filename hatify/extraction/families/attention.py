@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import arguments_of, concrete
+from hatify.analysis.nodes import arguments_of
+from hatify.analysis.sizes import concrete
 from hatify.extraction.channels import Channels, Track
 from hatify.extraction.families.registry import Family, register
 from hatify.extraction.smaller import Smaller

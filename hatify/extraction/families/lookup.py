@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from hatify.analysis.call import arguments_of
+from hatify.analysis.nodes import arguments_of
 from hatify.capture.calls import given_arguments
 from hatify.extraction.channels import Channels, Track
 from hatify.extraction.families.registry import Family, register

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from hatify.analysis.call import arguments_of, concrete
+from hatify.analysis.nodes import arguments_of
+from hatify.analysis.sizes import concrete
 from hatify.capture.calls import given_arguments
 from hatify.extraction.channels import UNLABELLED, Channels, Track, is_float
 from hatify.extraction.families.registry import Family, register

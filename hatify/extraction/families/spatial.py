@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from hatify.analysis.call import arguments_of
+from hatify.analysis.nodes import arguments_of
 from hatify.extraction.channels import Channels, Track
 from hatify.extraction.families.registry import Family, register
 from hatify.extraction.smaller import Smaller

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-Terms = tuple[tuple[Tensor, ...], ...]
+from hatify.masks.positions import PositionHolder
+
+Terms = tuple[tuple[Tensor, ...], ...]  # of positions into `MaskRegistry.taken`
 
 
 def compact(lock: Tensor) -> Tensor:
@@ -19,7 +21,7 @@ def compact(lock: Tensor) -> Tensor:
     return lock.clone()
 
 
-class LockTable(nn.Module):
+class LockTable(PositionHolder):
     """The lock rules of the shared parameters, as positions into `MaskRegistry.taken`.
 
     A module so that the positions follow the network to its device; it has no parameters, and a state dict no entry.
@@ -27,7 +29,7 @@ class LockTable(nn.Module):
     terms: by parameter, the rule's terms as names of the buffers that hold positions.
     """
 
-    def __init__(self, rules: dict[str, Terms]) -> None:
+    def __init__(self, rules: Mapping[str, Terms]) -> None:
         super().__init__()
         self.terms: dict[str, list[list[str]]] = {}
         self._known: dict[bytes, str] = {}
