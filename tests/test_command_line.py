@@ -238,6 +238,22 @@ BAD: dict[str, tuple[Sequence[object], str]] = {
     "other inputs": (("train", "net.safetensors", "--task", 0, "--data", "large.npz"), "(batch, 1, 8, 8)"),
     "bytes": (("train", "net.safetensors", "--task", 0, "--data", "bytes.npz"), "scale"),
     "other names": (("train", "net.safetensors", "--task", 0, "--data", "xy.npz"), "'inputs' and 'labels'"),
+    "no classes": (("train", "net.safetensors", "--task", 0, "--data", "shares.npz"), "have to be whole numbers"),
+    "no numbers to train on": (("train", "net.safetensors", "--task", 0, "--data", "words.npz"), "have to be numbers"),
+    "not a number": (("train", "net.safetensors", "--task", 0, "--data", "nan.npz"), "hold NaN"),
+    "inputs of another kind": (("train", "net.safetensors", "--task", 0, "--data", "whole.npz"), "takes torch.float32"),
+    "a rate that is too high": (
+        ("train", "net.safetensors", "--task", 0, "--data", "first.npz", "--learning-rate", 1e30),
+        "the task diverged",
+    ),
+    "a device without memory": (
+        ("train", "net.safetensors", "--task", 0, "--data", "first.npz", "--device", "meta"),
+        "cannot use the device 'meta'",
+    ),
+    "a seed that is too large": (
+        ("train", "net.safetensors", "--task", 0, "--data", "first.npz", "--seed", 2**70),
+        "--seed",
+    ),
     "objects": (("train", "net.safetensors", "--task", 0, "--data", "objects.npz"), "no .npz file of numbers"),
     "no device": (("train", "net.safetensors", "--task", 0, "--data", "first.npz", "--device", "tpu9"), "tpu9"),
     "an untrained task": (("forget", "net.safetensors", "--task", 1), "never trained"),
@@ -251,10 +267,14 @@ BAD: dict[str, tuple[Sequence[object], str]] = {
 def test_a_mistake_is_one_line_and_changes_nothing(mistake: str, network: Path) -> None:
     ones = np.ones((20, 1, 8, 8))
     np.savez("many.npz", inputs=ones, labels=np.arange(20) % 10)
-    np.savez("large.npz", inputs=np.ones((20, 1, 9, 9)), labels=np.zeros(20))
-    np.savez("bytes.npz", inputs=ones.astype(np.uint8), labels=np.zeros(20))
+    np.savez("large.npz", inputs=np.ones((20, 1, 9, 9)), labels=np.zeros(20, int))
+    np.savez("bytes.npz", inputs=ones.astype(np.uint8), labels=np.zeros(20, int))
+    np.savez("shares.npz", inputs=ones, labels=np.full(20, 0.5))
+    np.savez("words.npz", inputs=np.array(["word"] * 20), labels=np.zeros(20, int))
+    np.savez("nan.npz", inputs=ones * np.nan, labels=np.zeros(20, int))
+    np.savez("whole.npz", inputs=ones.astype(np.uint16), labels=np.zeros(20, int))
     np.savez("xy.npz", x=ones, y=np.zeros(20))
-    np.savez("objects.npz", inputs=np.array([{}] * 20), labels=np.zeros(20))
+    np.savez("objects.npz", inputs=np.array([{}] * 20), labels=np.zeros(20, int))
     before = {path.name: path.read_bytes() for path in network.parent.iterdir() if path.is_file()}
     arguments, complaint = BAD[mistake]
     assert_bad_input(run(*arguments), complaint)

@@ -316,6 +316,12 @@ def test_what_cannot_be_saved_is_refused_and_the_old_file_stays(net: HATModule, 
     assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
+def test_a_file_is_as_readable_as_others(net: HATModule, tmp_path: Path) -> None:
+    save(net, tmp_path / "net.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_saving_replaces_what_a_link_points_at(net: HATModule, tmp_path: Path) -> None:
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "net.safetensors")
     save(net, tmp_path / "link.safetensors")
