@@ -230,6 +230,7 @@ BAD: dict[str, tuple[Sequence[object], str]] = {
     "no network": (("inspect", "none.safetensors"), "no file"),
     "another file": (("inspect", "first.npz"), "no safetensors file"),
     "no layer": (("inspect", "net.safetensors", "--explain", "conv9"), "'conv9' is no layer"),
+    "code as JSON": (("inspect", "net.safetensors", "--code", "--json"), "--code prints Python"),
     "no picture": (("draw", "net.safetensors", "-o", "graph.txt"), ".svg"),
     "no such task": (("train", "net.safetensors", "--task", 9, "--data", "first.npz"), "task 9"),
     "no data": (("train", "net.safetensors", "--task", 0, "--data", "none.npz"), "no file 'none.npz'"),

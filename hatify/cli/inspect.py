@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hatify.cli.common import AsJSON, Model, ModelArguments, Network, open_network, show
+from hatify.errors import InputError
 
 
 def inspect(
@@ -29,6 +30,8 @@ def inspect(
 
         hatify inspect net.safetensors --code
     """
+    if code and (as_json or explain is not None):
+        raise InputError("--code prints Python: it goes with neither --explain nor --json")
     net = open_network(network, model, argument)
     if code:
         print(net.code.strip())
