@@ -21,7 +21,7 @@ from hatify.lifecycle.initial_values import initialization
 from hatify.masks.registry import MaskRegistry
 from hatify.module import HATModule
 from hatify.rewriting.heads import resize_heads
-from hatify.rewriting.layers import HATLayer
+from hatify.rewriting.layers import HATLayer, hat_layers
 from hatify.rewriting.rewrite import FUNCTIONAL, REGISTRY, Rewriter
 from hatify.rewriting.root import copy_tensors
 from hatify.rewriting.vectors import MASKED_VECTORS
@@ -95,10 +95,9 @@ def build(
     registry = MaskRegistry(groups, views, lock_rules, num_tasks, config.init)
     root.registry = registry
     _match_device(registry, root)
-    for layer in root.modules():
-        if isinstance(layer, HATLayer):
-            for _ in range(num_tasks):
-                layer.add_task()
+    for layer in hat_layers(root):
+        for _ in range(num_tasks):
+            layer.add_task()
     if num_classes is not None:
         resize_heads(rewriter.heads, num_classes)
     parameters = dict(model.named_parameters(remove_duplicate=False))

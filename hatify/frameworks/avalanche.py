@@ -7,7 +7,7 @@ from typing import Any
 
 from avalanche.core import SupervisedPlugin
 
-from hatify.frameworks.network import the_network_in
+from hatify.frameworks.network import abandon, the_network_in
 from hatify.runtime.learning import LearningTask
 
 
@@ -45,9 +45,8 @@ class HATPlugin(SupervisedPlugin[Any]):
 
     def abandon(self) -> None:
         """Leave a task whose training was interrupted; it is not trained, and training goes on with it."""
-        interruption = InterruptedError("training was interrupted")
         self._task = None
-        self._stack.__exit__(InterruptedError, interruption, None)
+        abandon(self._stack)
 
     def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         the_network_in(strategy.model).set_task(strategy.experience.task_label)

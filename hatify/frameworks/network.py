@@ -1,6 +1,8 @@
-"""The converted network inside what a framework trains."""
+"""The converted network inside what a framework trains, and its `learn` block where training was interrupted."""
 
 from __future__ import annotations
+
+from contextlib import ExitStack
 
 from torch import nn
 
@@ -20,3 +22,8 @@ def the_network_in(module: nn.Module) -> HATModule:
             f"{type(module).__name__} holds {len(found) or 'no'} networks that hatify has converted; it has to hold one"
         )
     return found[0]
+
+
+def abandon(learning: ExitStack) -> None:
+    """Leave a `learn` block, if there is one, as an exception does: its task is not trained, and can go on."""
+    learning.__exit__(InterruptedError, InterruptedError("training was interrupted"), None)

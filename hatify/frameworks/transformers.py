@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hatify.frameworks.network import the_network_in
+from hatify.frameworks.network import abandon, the_network_in
 from hatify.runtime.learning import LearningTask
 
 
@@ -56,6 +56,5 @@ class HATCallback(TrainerCallback):
 
     def abandon(self) -> None:
         """Leave a task whose training was interrupted; it is not trained, and training goes on with it."""
-        interruption = InterruptedError("training was interrupted")
         self._task = None
-        self._stack.__exit__(InterruptedError, interruption, None)
+        abandon(self._stack)
