@@ -47,8 +47,10 @@ class MaskedVectors(nn.Module):
             return dict.fromkeys(self._vectors)
         flat = [vector for vectors in self._vectors.values() for vector in vectors]
         values = [vector.layer.of_task(vector.attribute, task_id) for vector in flat]
-        factors = [_like(masks[vector.mask], value) for vector, value in zip(flat, values, strict=True)]
-        products = iter(_products(values, factors))
+        names = [(vector.mask, value.dtype) for vector, value in zip(flat, values, strict=True)]
+        distinct = {name: position for position, name in enumerate(dict.fromkeys(names))}
+        factors = [_as_vector(masks[mask], dtype) for mask, dtype in distinct]
+        products = iter(_products(values, factors, [distinct[name] for name in names]))
         return {
             key: Products(vectors[0].layer, {vector.attribute: next(products) for vector in vectors})
             for key, vectors in self._vectors.items()
@@ -93,17 +95,58 @@ def _masks_of_vectors(layer: HATLayer, call: OperatorCall) -> Iterator[tuple[str
         parameter = getattr(layer, str(slot.attribute))
         is_vector = isinstance(parameter, nn.Parameter) and parameter.dim() == 1
         is_used_once = [other.attribute for other in slots].count(slot.attribute) == 1
-        if is_vector and is_used_once and [shape for _, shape in slot.masks] == [tuple(parameter.shape)]:
+        if is_vector and is_used_once and len(slot.masks) == 1 and slot.masks[0][1] in ((-1,), tuple(parameter.shape)):
             yield str(slot.attribute), slot.masks[0][0]
 
 
-def _products(values: list[Tensor], factors: list[Tensor]) -> Sequence[Tensor]:
-    if torch._C._are_functorch_transforms_active():  # vmap knows no operators on lists
-        return [value * factor for value, factor in zip(values, factors, strict=True)]
-    return torch._foreach_mul(values, factors)
-
-
-def _like(mask: Tensor | None, vector: Tensor) -> Tensor:
+def _as_vector(mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     assert mask is not None
-    mask = mask if mask.shape == vector.shape else mask.reshape(vector.shape)
-    return mask if mask.dtype is vector.dtype else mask.to(vector.dtype)
+    mask = mask if mask.dim() == 1 else mask.reshape(-1)
+    return mask if mask.dtype is dtype else mask.to(dtype)
+
+
+def _products(values: list[Tensor], factors: list[Tensor], order: list[int]) -> Sequence[Tensor]:
+    """Each value times its factor. order: the position of each value's factor."""
+    if torch._C._are_functorch_transforms_active():  # vmap knows no operators on lists
+        return [value * factors[position] for value, position in zip(values, order, strict=True)]
+    if not torch.is_grad_enabled():
+        return torch._foreach_mul(values, [factors[position] for position in order])
+    products: Sequence[Tensor] = _Products.apply(order, *values, *factors)
+    return products
+
+
+class _Products(torch.autograd.Function):
+    """Products whose gradients are computed all at once, too: PyTorch's own go vector by vector.
+
+    Arguments: the position of each value's factor, then the values, then the factors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, order: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.order = order
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)  # a product that no loss depends on has no gradient, and zero is not the same
+        values, factors = tensors[: len(order)], tensors[len(order) :]
+        return tuple(torch._foreach_mul(values, [factors[position] for position in order]))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        order, tensors = ctx.order, ctx.saved_tensors
+        values, factors = tensors[: len(order)], tensors[len(order) :]
+        reached = [index for index, gradient in enumerate(gradients) if gradient is not None]
+        present = [gradients[index] for index in reached]
+        of_values: list[Tensor | None] = [None] * len(values)
+        for index, product in zip(reached, torch._foreach_mul(present, [factors[order[i]] for i in reached]), strict=True):
+            of_values[index] = product
+        if not any(ctx.needs_input_grad[1 + len(values) :]):  # binary masks
+            return None, *of_values, *[None] * len(factors)
+        parts: list[list[Tensor]] = [[] for _ in factors]
+        for index, product in zip(reached, torch._foreach_mul(present, [values[i] for i in reached]), strict=True):
+            parts[order[index]].append(product)
+        return None, *of_values, *map(_sum, parts)
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor | None:
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return torch.stack(list(parts)).sum(0)
