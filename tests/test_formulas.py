@@ -71,7 +71,7 @@ def bias_lock() -> Tensor:
 
 
 def gated() -> Tensor:
-    return gated_gradient(torch.tensor(GRADIENT).double(), torch.tensor(TAKEN))
+    return gated_gradient(torch.tensor(GRADIENT).double(), torch.tensor(TAKEN), torch.zeros((), dtype=torch.float64))
 
 
 def compensated() -> Tensor:

@@ -54,6 +54,8 @@ class Rewriter:
             if self._needs_layer(node):
                 self._replace(node, (*self._folded(node), *self._masks_of_weights(node)))
         self.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output") or not _is_plumbing(n))
+        for node in (self._vectors, self._masks):
+            _delay(node)
         self.graph.lint()
 
     def _add_payload(self) -> None:
@@ -236,6 +238,12 @@ def _share(root: nn.Module, layer: HATLayer, attribute: str) -> None:
         layer.register_parameter(attribute, value)
     else:
         layer.register_buffer(attribute, value, persistent=False)
+
+
+def _delay(node: Node) -> None:
+    """To just before its first use: a GPU has work by then, and does not wait until the masks are there."""
+    if node.users:
+        min(node.users).prepend(node)
 
 
 def _is_plumbing(node: Node) -> bool:

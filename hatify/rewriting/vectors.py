@@ -134,15 +134,16 @@ class _Products(torch.autograd.Function):
         order, tensors = ctx.order, ctx.saved_tensors
         values, factors = tensors[: len(order)], tensors[len(order) :]
         reached = [index for index, gradient in enumerate(gradients) if gradient is not None]
-        present = [gradients[index] for index in reached]
+        present = [gradient for gradient in gradients if gradient is not None]
         of_values: list[Tensor | None] = [None] * len(values)
-        for index, product in zip(reached, torch._foreach_mul(present, [factors[order[i]] for i in reached]), strict=True):
+        products = torch._foreach_mul(present, [factors[order[index]] for index in reached])
+        for index, product in zip(reached, products, strict=True):
             of_values[index] = product
         if not any(ctx.needs_input_grad[1 + len(values) :]):  # binary masks
             return None, *of_values, *[None] * len(factors)
         parts: list[list[Tensor]] = [[] for _ in factors]
-        for index, product in zip(reached, torch._foreach_mul(present, [values[i] for i in reached]), strict=True):
-            parts[order[index]].append(product)
+        for index, part in zip(reached, torch._foreach_mul(present, [values[i] for i in reached]), strict=True):
+            parts[order[index]].append(part)
         return None, *of_values, *map(_sum, parts)
 
 

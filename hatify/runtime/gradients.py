@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 
-def gated_gradient(gradient: Tensor, lock: Tensor) -> Tensor:
-    """The gradient with locked entries at zero, `g * (1 - lock)` (Serra et al. 2018, eq. 2), even if g is NaN."""
-    return torch.where(lock, 0, gradient)
+def gated_gradient(gradient: Tensor, lock: Tensor, zero: Tensor) -> Tensor:
+    """The gradient with locked entries at zero, `g * (1 - lock)` (Serra et al. 2018, eq. 2), even if g is NaN.
+
+    zero: a scalar of the gradient's type. Made once: a GPU would fill a new one for each gradient.
+    """
+    return torch.where(lock, zero, gradient)
 
 
 def compensation(embedding: Tensor, mask_scale: Tensor | float, s_max: float, exponent_limit: float) -> Tensor:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from hatify.errors import TrainingError
+from hatify.masks.locks import compact
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -33,25 +33,27 @@ class _Kept:
 
     def __init__(self, parameter: nn.Parameter, lock: Tensor) -> None:
         self.parameter = parameter
-        self._block = _block(lock) if parameter.numel() >= LARGE else None
-        block = lock if self._block is None else lock.expand_as(parameter)[self._block]
-        self._lock = None if bool(block.all()) else block
+        self.block = _block(lock) if parameter.numel() >= LARGE else None
+        self.lock = lock if self.block is None else compact(lock[self.block])
         self.reload()
 
     def reload(self) -> None:
         """Keep the values that the parameter has now."""
-        self._values = self._present().clone()
-        self._version = self.parameter._version
+        self.values = self._present().clone()
+        self.note_restored()
 
     def restore(self) -> None:
         """Give the locked entries their values back."""
-        if self._block is not None:
-            kept = self._values if self._lock is None else torch.where(self._lock, self._values, self._present())
-            self.parameter[self._block] = kept
-        elif self._lock is not None:
-            torch.where(self._lock, self._values, self.parameter, out=self.parameter)
+        if self.block is None:
+            torch.where(self.lock, self.values, self.parameter, out=self.parameter)
+        elif self.lock.numel() == 1:  # the block has no free entry
+            self.parameter[self.block] = self.values
         else:
-            self.parameter.copy_(self._values)
+            self.parameter[self.block] = torch.where(self.lock, self.values, self._present())
+        self.note_restored()
+
+    def note_restored(self) -> None:
+        """Its locked entries are as they should be, until it is written to again."""
         self._version = self.parameter._version
 
     def may_have_moved(self) -> bool:
@@ -60,7 +62,29 @@ class _Kept:
 
     def _present(self) -> Tensor:
         values = self.parameter.detach()
-        return values if self._block is None else values[self._block]
+        return values if self.block is None else values[self.block]
+
+
+def _restore(kept: Iterable[_Kept]) -> None:
+    vectors: dict[tuple[torch.device, torch.dtype], list[_Kept]] = {}
+    for each in kept:
+        if each.parameter.dim() == 1 and each.block is None:
+            vectors.setdefault((each.parameter.device, each.parameter.dtype), []).append(each)
+        else:
+            each.restore()
+    for alike in vectors.values():
+        _restore_vectors(alike)
+
+
+def _restore_vectors(kept: Sequence[_Kept]) -> None:
+    """All of one device and type at once: a GPU takes as long for each of them as for all."""
+    parameters: list[Tensor] = [each.parameter for each in kept]
+    sizes = [parameter.numel() for parameter in parameters]
+    locks = torch.cat([each.lock.expand(size) for each, size in zip(kept, sizes, strict=True)])
+    restored = torch.where(locks, torch.cat([each.values for each in kept]), torch.cat(parameters))
+    torch._foreach_copy_(parameters, restored.split(sizes))
+    for each in kept:
+        each.note_restored()
 
 
 def _block(lock: Tensor) -> tuple[Tensor | slice, ...]:
@@ -103,8 +127,7 @@ class OptimizerGuard:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the locked entries back."""
-        for kept in self._kept:
-            kept.restore()
+        _restore(self._kept)
 
     @torch.no_grad()
     def reload(self) -> None:
@@ -114,9 +137,7 @@ class OptimizerGuard:
 
     @torch.no_grad()
     def _restore_moved(self) -> None:
-        for kept in self._kept:
-            if kept.may_have_moved():
-                kept.restore()
+        _restore([kept for kept in self._kept if kept.may_have_moved()])
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Restore what a step of this optimizer may have moved."""

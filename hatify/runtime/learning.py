@@ -45,6 +45,7 @@ class LearningTask:
         self.progress = 0.0
         self._schedule(self._steps_before)
         self._locks = {id(p): lock for p, lock in locks.items()}
+        self._zeros: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._embeddings: dict[int, Tensor] = {id(e): e for e in registry.task_embeddings(task_id)}
         self._used_scale: Tensor | float | None = None
         self._factors: dict[int, tuple[Tensor, int]] = {}  # see `_compensations`
@@ -99,10 +100,16 @@ class LearningTask:
         """A parameter's gradient as this task may use it."""
         self._warn_if_binary()
         if id(parameter) in self._locks:
-            return gated_gradient(gradient, self._locks[id(parameter)])
+            return gated_gradient(gradient, self._locks[id(parameter)], self._zero_like(gradient))
         if id(parameter) in self._embeddings and self._config.compensation:
             return self._compensated(parameter, gradient)
         return gradient
+
+    def _zero_like(self, gradient: Tensor) -> Tensor:
+        key = gradient.dtype, gradient.device
+        if key not in self._zeros:
+            self._zeros[key] = gradient.new_zeros(())
+        return self._zeros[key]
 
     def _warn_if_binary(self) -> None:
         if self._used_scale is None and not self._warned_binary:
