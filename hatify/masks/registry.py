@@ -80,10 +80,12 @@ class MaskRegistry(PositionHolder):
         self.fingerprints: dict[int, dict[str, str]] = {}
         self.embeddings = nn.ModuleDict()
         self._keys: dict[str, str] = {}
-        self.layout: list[tuple[str, int, tuple[str, ...]]] = layout
+        # Tuples of plain values: torch.compile looks at each of them once in a call.
+        self.layout: tuple[tuple[str, int, tuple[str, ...]], ...] = tuple(layout)
         for name, _, _ in layout:
             self._keys[name] = _attribute_name(name, self.embeddings)
             self.embeddings[self._keys[name]] = nn.ParameterList()
+        self._attributes = tuple(self._keys.values())
         self.views: dict[str, str] = {}
         for name, positions in views.items():
             self.views[name] = f"positions_{len(self.views)}"
@@ -114,7 +116,7 @@ class MaskRegistry(PositionHolder):
 
     def task_embeddings(self, task_id: int) -> list[nn.Parameter]:
         """A task's embeddings, group by group."""
-        return [self.embedding(name, task_id) for name, _, _ in self.layout]
+        return [getattr(getattr(self.embeddings, name), str(task_id)) for name in self._attributes]
 
     def add_tasks(self, count: int) -> None:
         """Room for `count` more tasks, with initial embeddings."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,37 +28,76 @@ def read(parameter: Tensor) -> Tensor:
     return parameter
 
 
+Places = tuple[tuple[int, tuple[int, ...]], ...]  # of masks: their positions among a layer's, and their shapes
+
+
 @dataclass(frozen=True)
 class Slot:
     """Where one argument of a call comes from, and the masks that multiply it.
 
     operand: its position among the layer's inputs. attribute: its name among the layer's own parameters and
-    buffers. masks: positions in the layer's `masks`, each with the shape in which it is multiplied. A slot with
-    neither source is an absent operand, which a mask replaces.
+    buffers. masks: those that multiply it. A slot with neither source is an absent operand, which a mask replaces.
     """
 
     operand: int | None = None
     attribute: str | None = None
-    masks: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    masks: Places = ()
+
+
+# Of a slot: the argument that it fills, by position, and for a list its element; its operand, attribute and masks.
+Filling = tuple[int, int | None, int | None, str | None, Places]
 
 
 @dataclass(frozen=True)
 class OperatorCall:
     """One operator with the layout of its arguments: slots, lists with slots, and constants.
 
-    open_args: the positions of the arguments that each call fills anew; the others are constants.
+    plan: what a layer reads of it, see `_plan`. It is one tuple of plain values since torch.compile looks at all that
+        it has seen anew in each call, at such a tuple once, at objects field by field.
     """
 
     operator: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: tuple[tuple[str, Any], ...] = ()
-    result_masks: tuple[tuple[int, tuple[int, ...]], ...] = ()
-    open_args: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    result_masks: Places = ()
+    plan: tuple[tuple[Any, ...], tuple[str, ...], tuple[int, ...], tuple[Filling, ...], Places] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
-        # Not a cached property: torch.compile cannot trace the lock of one.
-        is_open = (position for position, argument in enumerate(self.args) if _has_slots(argument))
-        object.__setattr__(self, "open_args", tuple(is_open))
+        object.__setattr__(self, "plan", _plan(self))  # no cached property: torch.compile cannot trace the lock of one
+
+
+def _plan(call: OperatorCall) -> tuple[Any, ...]:
+    """The constants among the arguments, named ones last and None where a slot fills one; the names; the positions of
+    lists with slots; the slots; the masks of the result.
+    """
+    arguments = [*call.args, *(value for _, value in call.kwargs)]
+    return (
+        tuple(map(_constant, arguments)),
+        tuple(name for name, _ in call.kwargs),
+        tuple(position for position, argument in enumerate(arguments) if _has_slots(argument)),
+        tuple(_fillings(arguments)),
+        call.result_masks,
+    )
+
+
+def _constant(argument: Any) -> Any:
+    if isinstance(argument, list):
+        return tuple(map(_constant, argument))
+    return None if isinstance(argument, Slot) else argument
+
+
+def _has_slots(argument: Any) -> bool:
+    return isinstance(argument, list) and any(isinstance(element, Slot) for element in argument)
+
+
+def _fillings(arguments: Sequence[Any]) -> Iterator[Filling]:
+    for position, argument in enumerate(arguments):
+        for index, slot in enumerate(argument if isinstance(argument, list) else [argument]):
+            if isinstance(slot, Slot):
+                element = index if isinstance(argument, list) else None
+                yield position, element, slot.operand, slot.attribute, slot.masks
 
 
 @dataclass(frozen=True)
@@ -81,7 +120,7 @@ class HATLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[OperatorCall] = []
-        self.task_indexed: list[str] = []
+        self.task_indexed: tuple[str, ...] = ()
         self.counter: str | None = None
         self.per_task = nn.ModuleList()
 
@@ -99,16 +138,33 @@ class HATLayer(nn.Module):
         vectors: what `MaskedVectors` has multiplied already; None with no task.
         """
         used = self.calls[call]
+        constants, names, lists, fillings, result_masks = used.plan
         if self.training and self.counter is not None:
             self.of_task(self.counter, task_id).add_(1)
-        own = self.per_task[task_id] if self.task_indexed and task_id is not None else self
+        own = self._own(task_id) if self.task_indexed and task_id is not None else self
         products = self._up_to_date(vectors)
-        args = list(used.args)
-        for position in used.open_args:
-            args[position] = self._fill(args[position], operands, masks, products, own)
-        kwargs = {name: self._fill(value, operands, masks, products, own) for name, value in used.kwargs}
-        result = used.operator(*args, **kwargs)
-        return _masked(result, used.result_masks, masks) if used.result_masks and masks else result
+        arguments = list(constants)
+        for position in lists:
+            arguments[position] = list(arguments[position])
+        for position, element, operand, attribute, places in fillings:
+            if attribute is None:
+                value = None if operand is None else operands[operand]
+            elif attribute in products:
+                value, places = products[attribute], ()
+            else:
+                value = getattr(own if attribute in self.task_indexed else self, attribute)
+            if places and masks:
+                value = _masked(value, places, masks)
+            if element is None:
+                arguments[position] = value
+            else:
+                arguments[position][element] = value
+        if names:
+            first = len(arguments) - len(names)
+            result = used.operator(*arguments[:first], **dict(zip(names, arguments[first:], strict=True)))
+        else:
+            result = used.operator(*arguments)
+        return _masked(result, result_masks, masks) if result_masks and masks else result
 
     def _up_to_date(self, vectors: Products | None) -> Mapping[str, Tensor]:
         """Products that are this layer's still: not of one that it has replaced, nor of before its hooks have run."""
@@ -116,37 +172,19 @@ class HATLayer(nn.Module):
             return {}
         return vectors.by_attribute
 
-    def _fill(
-        self,
-        argument: Any,
-        operands: Sequence[Any],
-        masks: Sequence[Tensor | None],
-        products: Mapping[str, Tensor],
-        own: nn.Module,
-    ) -> Any:
-        """The value of an argument. own: what holds the parameters that are kept once a task."""
-        if isinstance(argument, list):
-            return [self._fill(element, operands, masks, products, own) for element in argument]
-        if type(argument) is not Slot:
-            return argument
-        name = argument.attribute
-        if name is not None:
-            if name in products:
-                return products[name]
-            value = getattr(own if name in self.task_indexed else self, name)
-        else:
-            value = None if argument.operand is None else operands[argument.operand]
-        return _masked(value, argument.masks, masks) if argument.masks and masks else value
-
     def of_task(self, name: str, task_id: int | None) -> Any:
         """A parameter or buffer, a task's own where it is kept once a task."""
         if task_id is None or name not in self.task_indexed:
             return getattr(self, name)
-        return getattr(self.per_task[task_id], name)
+        return getattr(self._own(task_id), name)
+
+    def _own(self, task_id: int) -> Any:
+        """What holds a task's own parameters."""
+        return getattr(self.per_task, str(task_id))  # `per_task[task_id]`, without the checks
 
     def index_by_task(self, names: Sequence[str]) -> None:
         """Keep these parameters and buffers once a task."""
-        self.task_indexed += [name for name in names if name not in self.task_indexed]
+        self.task_indexed = tuple(dict.fromkeys([*self.task_indexed, *names]))
 
     def add_task(self) -> None:
         """Copies, for one more task, of what is kept once a task."""
@@ -172,11 +210,7 @@ def hat_layers(net: nn.Module) -> list[HATLayer]:
     return [module for module in net.modules() if isinstance(module, HATLayer)]
 
 
-def _has_slots(argument: Any) -> bool:
-    return any(map(_has_slots, argument)) if isinstance(argument, list) else isinstance(argument, Slot)
-
-
-def _masked(value: Any, places: Sequence[tuple[int, tuple[int, ...]]], masks: Sequence[Tensor | None]) -> Any:
+def _masked(value: Any, places: Places, masks: Sequence[Tensor | None]) -> Any:
     for position, shape in places:
         mask = masks[position]
         if mask is None:

@@ -7,7 +7,6 @@ an operator on one takes longer than to compute it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,15 +16,7 @@ from torch.fx import Graph, Node
 from hatify.rewriting.layers import HATLayer, OperatorCall, Products, Slot
 
 MASKED_VECTORS = "masked_vectors"
-
-
-@dataclass(frozen=True)
-class Vector:
-    """A layer's own parameter of one dimension. mask: the name of the mask that it carries."""
-
-    layer: HATLayer
-    attribute: str
-    mask: str
+Vectors = tuple[tuple[str, str], ...]  # of a call: attribute and mask of each
 
 
 class MaskedVectors(nn.Module):
@@ -34,30 +25,36 @@ class MaskedVectors(nn.Module):
     A module so that the graph can call it. It has no parameters: the layers hold them, and it holds the layers where no
     state dict finds them a second time. Each network makes its own from its graph, a copy and a loaded one, too.
 
-    vectors: by the key that the graph asks with, those of one call.
+    layers: of each call. calls: the key that the graph asks with, and of each vector the layer's attribute and the name
+        of its mask (plain values, see `OperatorCall`).
     """
 
-    def __init__(self, vectors: Mapping[str, tuple[Vector, ...]]) -> None:
+    def __init__(self, layers: Sequence[HATLayer], calls: Sequence[tuple[str, Vectors]]) -> None:
         super().__init__()
-        self._vectors = dict(vectors)
+        self._layers, self._calls = tuple(layers), tuple(calls)
 
     def forward(self, masks: Mapping[str, Tensor | None], task_id: int | None) -> Mapping[str, Products | None]:
         """By key, the products `parameter * mask` of a layer; None where there is no task."""
+        calls = self._calls
         if task_id is None:
-            return dict.fromkeys(self._vectors)
-        flat = [vector for vectors in self._vectors.values() for vector in vectors]
-        values = [vector.layer.of_task(vector.attribute, task_id) for vector in flat]
-        names = [(vector.mask, value.dtype) for vector, value in zip(flat, values, strict=True)]
-        distinct = {name: position for position, name in enumerate(dict.fromkeys(names))}
-        factors = [_as_vector(masks[mask], dtype) for mask, dtype in distinct]
-        products = iter(_products(values, factors, [distinct[name] for name in names]))
+            return dict.fromkeys([key for key, _ in calls])
+        values = [
+            layer.of_task(attribute, task_id)
+            for layer, (_, vectors) in zip(self._layers, calls, strict=True)
+            for attribute, _ in vectors
+        ]
+        names = [mask for _, vectors in calls for _, mask in vectors]
+        wanted = [(name, value.dtype) for name, value in zip(names, values, strict=True)]
+        distinct = {each: position for position, each in enumerate(dict.fromkeys(wanted))}
+        factors = [_as_vector(masks[name], dtype) for name, dtype in distinct]
+        products = iter(_products(values, factors, [distinct[each] for each in wanted]))
         return {
-            key: Products(vectors[0].layer, {vector.attribute: next(products) for vector in vectors})
-            for key, vectors in self._vectors.items()
+            key: Products(layer, {attribute: next(products) for attribute, _ in vectors})
+            for layer, (key, vectors) in zip(self._layers, calls, strict=True)
         }
 
     def extra_repr(self) -> str:
-        return f"{sum(map(len, self._vectors.values()))} vectors"
+        return f"{sum(len(vectors) for _, vectors in self._calls)} vectors"
 
 
 def has_vectors(layer: HATLayer, call: OperatorCall) -> bool:
@@ -67,7 +64,8 @@ def has_vectors(layer: HATLayer, call: OperatorCall) -> bool:
 
 def masked_vectors(root: nn.Module, graph: Graph) -> MaskedVectors:
     """What a graph asks for, of the layers below `root`."""
-    vectors: dict[str, tuple[Vector, ...]] = {}
+    layers: list[HATLayer] = []
+    calls: list[tuple[str, Vectors]] = []
     for node in graph.find_nodes(op="call_module"):
         edges: Any = node.kwargs
         if "vectors" not in edges:
@@ -77,8 +75,9 @@ def masked_vectors(root: nn.Module, graph: Graph) -> MaskedVectors:
             raise TypeError(f"{node.target!r} is called with vectors, but is no HAT layer")
         names = [_name(mask) for mask in edges["masks"]]
         carried = _masks_of_vectors(layer, layer.calls[edges.get("call", 0)])
-        vectors[_name(edges["vectors"])] = tuple(Vector(layer, attribute, names[i]) for attribute, i in carried)
-    return MaskedVectors(vectors)
+        layers.append(layer)
+        calls.append((_name(edges["vectors"]), tuple((attribute, names[i]) for attribute, i in carried)))
+    return MaskedVectors(layers, calls)
 
 
 def _name(edge: Node) -> str:

@@ -164,11 +164,12 @@ def _is_own(path: str) -> bool:
 
 def _layer_apart(module: nn.Module) -> list[Any] | None:
     """None: no layer, but a module that holds something."""
-    return [encoded(module.calls), module.task_indexed, module.counter] if isinstance(module, HATLayer) else None
+    return [encoded(module.calls), list(module.task_indexed), module.counter] if isinstance(module, HATLayer) else None
 
 
 def _fill_layer(layer: HATLayer, data: list[Any], num_tasks: int) -> None:
-    calls, layer.task_indexed, layer.counter = data
+    calls, task_indexed, layer.counter = data
+    layer.task_indexed = tuple(task_indexed)
     layer.calls = decoded(calls)
     layer.per_task.extend(nn.Module() for _ in range(num_tasks))
 
