@@ -25,15 +25,18 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def small_network() -> HATModule:
+LARGE = 2048  # of such a weight the guard keeps the locked block alone
+
+
+def small_network(width: int = 16) -> HATModule:
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3),
         nn.BatchNorm2d(8),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(8 * 16, 16),
+        nn.Linear(8 * 16, width),
         nn.ReLU(),
-        nn.Linear(16, 3),
+        nn.Linear(width, 3),
     )
     perturb(model)
     return hatify(model, num_tasks=3, example_inputs=(torch.randn(2, 1, 6, 6),))
@@ -94,8 +97,9 @@ def test_accumulated_and_clipped_gradients_move_nothing() -> None:
     assert torch.equal(net.eval()(x, task_id=0), before)
 
 
-def test_weights_loaded_in_mid_task_are_kept() -> None:
-    net = small_network()
+@pytest.mark.parametrize("width", [16, LARGE])
+def test_weights_loaded_in_mid_task_are_kept(width: int) -> None:
+    net = small_network(width)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     train(net, 0, optimizer)
     draw_masks(net, 0)
@@ -343,16 +347,38 @@ def test_a_trained_task_refuses_what_would_move_it_outside_learn() -> None:
     assert torch.equal(net.eval()(x, task_id=0), before)
 
 
-def test_writes_beside_the_optimizer_are_undone_when_learning_ends() -> None:
-    net, x = small_network(), torch.randn(5, 1, 6, 6)
+@pytest.mark.parametrize("width", [16, LARGE])
+def test_writes_beside_the_optimizer_are_undone_when_learning_ends(width: int) -> None:
+    net, x = small_network(width), torch.randn(5, 1, 6, 6)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     train(net, 0, optimizer)
     draw_masks(net, 0)
     before = net(x, task_id=0).detach()
-    with net.learn(1), torch.no_grad():
+    with net.learn(1):
         for parameter in net.parameters():
-            parameter.clamp_(-0.01, 0.01)
+            parameter.data.clamp_(-0.01, 0.01)
     assert torch.equal(net(x, task_id=0), before)
+
+
+def test_a_large_weight_whose_locks_are_no_rows_and_columns() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 512, 1), nn.ReLU(), nn.Conv2d(512, 1024, 1, groups=2), nn.ReLU(), nn.Flatten())
+    x = torch.randn(4, 3, 2, 2)
+    net = hatify(model.append(nn.Linear(4096, 3)), num_tasks=2, example_inputs=(x,))
+    with net.learn(0):
+        draw_masks(net, 0)
+    before, lock = net.eval()(x, task_id=0), net.lock_masks(1)["2.weight"].flatten(1)
+    assert not torch.equal(lock, lock.any(1, keepdim=True) & lock.any(0, keepdim=True))
+    weight = net.get_parameter("2.weight")
+    free = weight.detach().flatten(1)[~lock].clone()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.5)
+    net.train()
+    with net.learn(1, steps=2):
+        for _ in range(2):
+            optimizer.zero_grad()
+            net(x).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(net.eval()(x, task_id=0), before)
+    assert bool((weight.flatten(1)[~lock] != free).all())
 
 
 def test_a_state_dict_knows_the_trained_tasks() -> None:

@@ -75,3 +75,45 @@ def test_many_networks_in_one_call() -> None:
 
 def test_a_state_dict_has_each_of_them_once() -> None:
     assert not [name for name in network().state_dict() if name.startswith("masked_vectors")]
+
+
+def test_a_vector_that_no_loss_depends_on_has_no_gradient() -> None:
+    class TwoOutputs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = (nn.Sequential(nn.Linear(36, 4), nn.ReLU(), nn.Linear(4, 2)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = x.flatten(1)
+            return self.used(x), self.unused(x)
+
+    net = hatify(TwoOutputs(), num_tasks=1, example_inputs=(INPUT,)).train()
+    with net.learn(0):
+        used, _ = net(INPUT)
+        used.sum().backward()
+    assert net.get_parameter("used.0.bias").grad is not None
+    assert net.get_parameter("unused.0.bias").grad is None
+
+
+def test_gradients_of_gradients() -> None:
+    net, single = network().double(), INPUT.double()
+    bias = net.get_parameter("4.bias")
+    with net.learn(0):
+
+        def penalty() -> Tensor:
+            inputs = single.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(
+                net(inputs, task_id=0, mask_scale=1.0).sin().sum(), inputs, create_graph=True
+            )
+            return slope.square().sum()
+
+        (computed,) = torch.autograd.grad(penalty(), bias)
+        for index in range(3):
+            difference = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    bias[index] += step
+                difference.append(penalty())
+                with torch.no_grad():
+                    bias[index] -= step
+            torch.testing.assert_close(computed[index], (difference[0] - difference[1]) / 2e-5, rtol=1e-4, atol=1e-7)
