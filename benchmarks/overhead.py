@@ -39,7 +39,6 @@ from torch._subclasses import FakeTensor
 from torch.profiler import ProfilerActivity
 
 from benchmarks.contenders import FORMS, Contender, Setting, contender, extracted_task
-from benchmarks.promises import gates
 from hatify.verification.trials import relative_difference
 
 P = ParamSpec("P")
@@ -66,7 +65,7 @@ class Timings:
 
     Forms that infer are also "again", a second plain model, which shows how much ratios wander on this machine, and
     "extracted", the extracted task. left: its share of the parameters. difference: its logits from those of the masked
-    network, over the largest. gates: masks that no weight could carry. graphs, breaks: of torch.compile, under which
+    network, over the largest. gates: masks that no parameter could carry. graphs, breaks: of torch.compile, under which
     only the plain and the converted network are timed.
     """
 
@@ -137,7 +136,7 @@ def timings(setting: Setting, rounds: int) -> Timings:
         inference = interleaved(setting, inferring, INFERENCES * rounds)
         difference = _difference(forms["converted"], extracted)
         training = interleaved(setting, {form: c.train_step for form, c in forms.items()}, rounds)
-        own_gates = gates(forms["converted"].network)  # type: ignore[arg-type]
+        own_gates = forms["converted"].network.summary().gates  # type: ignore[operator]
     return Timings(
         statistics.median(training["plain"]),
         statistics.median(inference["plain"]),

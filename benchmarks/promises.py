@@ -17,7 +17,6 @@ from torch.utils import _pytree as pytree
 
 from benchmarks.models import Subject
 from hatify import HATModule, hatify
-from hatify.rewriting.layers import gate
 from hatify.verification.trials import (
     draw_masks,
     parameter_growth,
@@ -93,7 +92,7 @@ def measure(subject: Subject) -> Row:
         sum(net.get_parameter(name).numel() for name in net.blueprint.unfollowed) / parameters,
         growth,
         len(net.registry.groups),
-        gates(net),
+        net.summary().gates,
         _costly(net),
         net.blueprint.unknown,
         parameters,
@@ -101,11 +100,6 @@ def measure(subject: Subject) -> Row:
         export_seconds,
         taken / size,
     )
-
-
-def gates(net: HATModule) -> int:
-    """How many masks no weight could carry: multiplications of their own."""
-    return sum(node.target is gate for node in net.graph.nodes)
 
 
 def _export_seconds(model: nn.Module, example: dict[str, Any]) -> float | None:

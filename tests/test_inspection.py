@@ -105,6 +105,15 @@ def test_explain_finds_the_gate(resnet: HATModule) -> None:
     assert "layer1.0.bn1 (weight, bias)" in words
 
 
+def test_a_layer_scale_carries_the_mask_of_the_layer_that_it_scales() -> None:
+    net = hatify(timm.create_model("test_convnext"), num_tasks=2)
+    explanation = net.explain("stages.0.blocks.0.mlp.fc2")
+    (stream,) = explanation.writes
+    assert "stages.0.blocks.0.gamma" in explanation.gates[stream]
+    assert not any("mlp.fc2" in carrier for carrier in explanation.gates[stream])
+    assert net.summary().gates == 0
+
+
 def test_explain_of_a_head(resnet: HATModule) -> None:
     assert "each task has its own" in str(resnet.explain("fc"))
 

@@ -97,9 +97,14 @@ def _meet(node: Node, inference: Inference, possible: set[Node]) -> tuple[Placem
 
 
 def _cheapest(factors: tuple[Node, ...], inference: Inference, possible: set[Node]) -> Node | None:
-    """A factor that can be zero for free; a parameter first, since it is smallest."""
+    """A factor that can be zero for free; first a parameter (a layer scale, say), since it is smallest."""
     free = [n for n in factors if n in possible and inference.has_features(n)]
-    return min(free, key=lambda n: n.op != "get_attr", default=None)
+    return min(free, key=lambda n: not (n.op == "get_attr" or _is_vector(n, inference)), default=None)
+
+
+def _is_vector(node: Node, inference: Inference) -> bool:
+    """Whether a tensor is computed from parameters and has one entry a feature."""
+    return node in inference.weights and node.meta["val"].numel() == inference.supports[node].size
 
 
 def _possible(graph: Graph, inference: Inference) -> set[Node]:

@@ -126,7 +126,8 @@ def _carriers(net: GraphModule, group: str, features: FeatureNames) -> Iterator[
             if multiplied:
                 yield f"{node.target} ({', '.join(dict.fromkeys(part for parts in multiplied for part in parts))})"
         elif node.target is gate and group in features.groups_of_mask(mask_name(node.args[1])):
-            yield f"a multiplication behind {node.args[0]}"
+            gated = node.args[0]
+            yield str(gated.target) if gated.op == "get_attr" else f"a multiplication behind {gated}"
 
 
 def _multiplied(call: OperatorCall, position: int) -> Iterator[str]:

@@ -34,10 +34,10 @@ class NetworkSummary:
     """A converted network; tables when printed.
 
     num_tasks: how many there is room for. trained: in the order of training. shared_parameters, parameters_per_task:
-    entries, masks included in the latter. heads: modules kept once a task as its head. folded: masks that a layer's
-    own weights or results carry. gates: masks that cost a multiplication of their own. opaque: submodules called as
-    they are. unknown: operators without a rule, and how often each occurs. whole: parameters that no rule follows,
-    locked whole or kept once a task.
+    entries, masks included in the latter. heads: modules kept once a task as its head. folded: masks that parameters or
+    a layer's results carry. gates: masks that cost a multiplication of an activation. opaque: submodules called as they
+    are. unknown: operators without a rule, and how often each occurs. whole: parameters that no rule follows, locked
+    whole or kept once a task.
     """
 
     num_tasks: int
@@ -96,14 +96,17 @@ def summarise(
     entries = {name: parameter.numel() for name, parameter in net.named_parameters()}
     own = {id(p): p.numel() for layer in hat_layers(net) for p in layer.per_task[0].parameters()}
     own |= {id(p): p.numel() for p in registry.task_embeddings(0)}
+    own_gates = net.graph.find_nodes(op="call_function", target=gate)
+    on_parameters = sum(node.args[0].op == "get_attr" for node in own_gates)
+    by_layers = sum(len(node.kwargs.get("masks", ())) for node in net.graph.find_nodes(op="call_module"))
     return NetworkSummary(
         num_tasks=registry.num_tasks,
         trained=tuple(registry.trained),
         shared_parameters=sum(entries[name] for name in shared),
         parameters_per_task=sum(own.values()),
         heads=blueprint.heads,
-        folded=sum(len(node.kwargs.get("masks", ())) for node in net.graph.find_nodes(op="call_module")),
-        gates=len(net.graph.find_nodes(op="call_function", target=gate)),
+        folded=by_layers + on_parameters,
+        gates=len(own_gates) - on_parameters,
         opaque=tuple(dict.fromkeys(path for path, module in net.named_modules() if isinstance(module, OpaqueLeaf))),
         unknown=dict(blueprint.unknown),
         whole=tuple(sorted(blueprint.unfollowed)),
