@@ -53,7 +53,7 @@ BATCHES = {
     "mobilenetv3_small_100": {"cpu": 64, "cuda": 512},
 }
 WARM_UP = 2
-PROCESSES = 3
+PROCESSES = 5
 INFERENCES = 3  # rounds of inference for each of training: they are short, and what is asked of them is finer
 # glibc gives freed memory back and takes it anew, page by page, and which form pays for that is chance: here none does.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**35)}
@@ -91,7 +91,7 @@ class Row:
 
 
 def measure(setting: Setting, rounds: int) -> Row:
-    seen = [in_fresh_process(timings, setting, rounds) for _ in range(PROCESSES)]
+    seen = [in_fresh_process(timings, setting, rounds, seed) for seed in range(PROCESSES)]
     memory = None
     if not setting.compile_mode:
         memory = in_fresh_process(peak, setting, "converted") / in_fresh_process(peak, setting, "plain")
@@ -123,7 +123,7 @@ def _prepare() -> None:
     torch._dynamo.config.recompile_limit = 32
 
 
-def timings(setting: Setting, rounds: int) -> Timings:
+def timings(setting: Setting, rounds: int, seed: int) -> Timings:
     with ExitStack() as stack:
         forms = {
             form: contender(setting, form, stack) for form in FORMS if form != "unfolded" or not setting.compile_mode
@@ -133,9 +133,9 @@ def timings(setting: Setting, rounds: int) -> Timings:
         extracted = extracted_task(setting, forms["converted"])
         if not setting.compile_mode:
             inferring["extracted"] = extracted.infer
-        inference = interleaved(setting, inferring, INFERENCES * rounds)
+        inference = interleaved(setting, inferring, INFERENCES * rounds, seed)
         difference = _difference(forms["converted"], extracted)
-        training = interleaved(setting, {form: c.train_step for form, c in forms.items()}, rounds)
+        training = interleaved(setting, {form: c.train_step for form, c in forms.items()}, rounds, seed)
         own_gates = forms["converted"].network.summary().gates  # type: ignore[operator]
     return Timings(
         statistics.median(training["plain"]),
@@ -150,13 +150,15 @@ def timings(setting: Setting, rounds: int) -> Timings:
     )
 
 
-def interleaved(setting: Setting, steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    setting: Setting, steps: Mapping[str, Callable[[], None]], rounds: int, seed: int = 0
+) -> dict[str, list[float]]:
     """The seconds of each step, in rounds in which all have their turn.
 
     Each round has an order of its own: what one step leaves behind in caches and in the allocator, another finds.
     """
     seconds: dict[str, list[float]] = {form: [] for form in steps}
-    shuffle = random.Random(0)
+    shuffle = random.Random(seed)
     for turn in range(WARM_UP + rounds):
         for form in shuffle.sample(list(steps), len(steps)):
             started = time.perf_counter()
