@@ -19,7 +19,8 @@ from hatify.capture.mutations import mutates
 from hatify.capture.views import base_of
 from hatify.errors import ExtractionError
 from hatify.extraction.operators import BY_ENTRY, PLAIN, PRODUCTS, SUMS
-from hatify.rewriting.layers import HATLayer, Slot, for_each_example, gate, read
+from hatify.rewriting.calls import Slot
+from hatify.rewriting.layers import HATLayer, for_each_example, gate, read
 from hatify.rewriting.vectors import MaskedVectors
 
 aten = torch.ops.aten

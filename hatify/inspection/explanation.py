@@ -12,7 +12,8 @@ from torch.fx import GraphModule
 from hatify.blueprint import Blueprint
 from hatify.errors import HatifyError, first_few
 from hatify.inspection.features import FeatureNames, mask_name
-from hatify.rewriting.layers import HATLayer, OperatorCall, Slot, gate
+from hatify.rewriting.calls import OperatorCall, Slot
+from hatify.rewriting.layers import HATLayer, gate
 
 RESULT = "its result"
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from hatify.rewriting.calls import OperatorCall, Places
+
 
 def gate(tensor: Tensor, mask: Tensor | None) -> Tensor:
-    """A gate of its own, where no weight can carry the mask. mask: broadcastable to `tensor`; None: no task."""
+    """A gate of its own, where no layer can carry the mask. mask: broadcastable to `tensor`; None: no task."""
     if mask is None:
         return tensor
     return tensor * (mask if mask.dtype is tensor.dtype else mask.to(tensor.dtype))
@@ -26,78 +28,6 @@ def for_each_example(mask: Tensor | None, tensor: Tensor) -> Tensor | None:
 def read(parameter: Tensor) -> Tensor:
     """The operator of a layer that only hands out a parameter (kept once a task)."""
     return parameter
-
-
-Places = tuple[tuple[int, tuple[int, ...]], ...]  # of masks: their positions among a layer's, and their shapes
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where one argument of a call comes from, and the masks that multiply it.
-
-    operand: its position among the layer's inputs. attribute: its name among the layer's own parameters and
-    buffers. masks: those that multiply it. A slot with neither source is an absent operand, which a mask replaces.
-    """
-
-    operand: int | None = None
-    attribute: str | None = None
-    masks: Places = ()
-
-
-# Of a slot: the argument that it fills, by position, and for a list its element; its operand, attribute and masks.
-Filling = tuple[int, int | None, int | None, str | None, Places]
-
-
-@dataclass(frozen=True)
-class OperatorCall:
-    """One operator with the layout of its arguments: slots, lists with slots, and constants.
-
-    plan: what a layer reads of it, see `_plan`. It is one tuple of plain values since torch.compile looks at all that
-        it has seen anew in each call, at such a tuple once, at objects field by field.
-    """
-
-    operator: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: tuple[tuple[str, Any], ...] = ()
-    result_masks: Places = ()
-    plan: tuple[tuple[Any, ...], tuple[str, ...], tuple[int, ...], tuple[Filling, ...], Places] = field(
-        init=False, repr=False, compare=False
-    )
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "plan", _plan(self))  # no cached property: torch.compile cannot trace the lock of one
-
-
-def _plan(call: OperatorCall) -> tuple[Any, ...]:
-    """The constants among the arguments, named ones last and None where a slot fills one; the names; the positions of
-    lists with slots; the slots; the masks of the result.
-    """
-    arguments = [*call.args, *(value for _, value in call.kwargs)]
-    return (
-        tuple(map(_constant, arguments)),
-        tuple(name for name, _ in call.kwargs),
-        tuple(position for position, argument in enumerate(arguments) if _has_slots(argument)),
-        tuple(_fillings(arguments)),
-        call.result_masks,
-    )
-
-
-def _constant(argument: Any) -> Any:
-    if isinstance(argument, list):
-        return tuple(map(_constant, argument))
-    return None if isinstance(argument, Slot) else argument
-
-
-def _has_slots(argument: Any) -> bool:
-    return isinstance(argument, list) and any(isinstance(element, Slot) for element in argument)
-
-
-def _fillings(arguments: Sequence[Any]) -> Iterator[Filling]:
-    for position, argument in enumerate(arguments):
-        for index, slot in enumerate(argument if isinstance(argument, list) else [argument]):
-            if isinstance(slot, Slot):
-                element = index if isinstance(argument, list) else None
-                yield position, element, slot.operand, slot.attribute, slot.masks
 
 
 @dataclass(frozen=True)
@@ -145,7 +75,7 @@ class HATLayer(nn.Module):
         products = self._up_to_date(vectors)
         arguments = list(constants)
         for position in lists:
-            arguments[position] = list(arguments[position])
+            arguments[position] = list(constants[position])
         for position, element, operand, attribute, places in fillings:
             if attribute is None:
                 value = None if operand is None else operands[operand]
@@ -153,17 +83,8 @@ class HATLayer(nn.Module):
                 value, places = products[attribute], ()
             else:
                 value = getattr(own if attribute in self.task_indexed else self, attribute)
-            if places and masks:
-                value = _masked(value, places, masks)
-            if element is None:
-                arguments[position] = value
-            else:
-                arguments[position][element] = value
-        if names:
-            first = len(arguments) - len(names)
-            result = used.operator(*arguments[:first], **dict(zip(names, arguments[first:], strict=True)))
-        else:
-            result = used.operator(*arguments)
+            _put(_masked(value, places, masks) if places and masks else value, arguments, position, element)
+        result = _called(used.operator, arguments, names)
         return _masked(result, result_masks, masks) if result_masks and masks else result
 
     def _up_to_date(self, vectors: Products | None) -> Mapping[str, Tensor]:
@@ -208,6 +129,22 @@ class HATLayer(nn.Module):
 def hat_layers(net: nn.Module) -> list[HATLayer]:
     """The layers of a converted network that take masks, in its order."""
     return [module for module in net.modules() if isinstance(module, HATLayer)]
+
+
+def _put(value: Any, arguments: list[Any], position: int, element: int | None) -> None:
+    """Put a value in its place among the arguments. element: of a list there."""
+    if element is None:
+        arguments[position] = value
+    else:
+        arguments[position][element] = value
+
+
+def _called(function: Callable[..., Any], arguments: Sequence[Any], names: Sequence[str]) -> Any:
+    """What a function gives. names: of the last arguments, as many as have one."""
+    if not names:
+        return function(*arguments)
+    named = dict(zip(names, arguments[-len(names) :], strict=True))
+    return function(*arguments[: -len(names)], **named)
 
 
 def _masked(value: Any, places: Places, masks: Sequence[Tensor | None]) -> Any:

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from hatify.analysis.effect import RESULT, Argument
 from hatify.analysis.nodes import arguments_of
-from hatify.rewriting.layers import OperatorCall, Slot
+from hatify.rewriting.calls import OperatorCall, Slot
 
 Masks = tuple[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]], ...]
 

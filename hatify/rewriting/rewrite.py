@@ -15,8 +15,9 @@ from torch.fx import Graph, Node
 
 from hatify.analysis.nodes import is_parameter, locations
 from hatify.analysis.plan import Plan
+from hatify.rewriting.calls import OperatorCall, Slot
 from hatify.rewriting.heads import Head
-from hatify.rewriting.layers import HATLayer, OperatorCall, Slot, for_each_example, gate, read
+from hatify.rewriting.layers import HATLayer, for_each_example, gate, read
 from hatify.rewriting.layout import CallLayout, Masks
 from hatify.rewriting.root import layer_at
 from hatify.rewriting.vectors import MASKED_VECTORS, has_vectors

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
-from hatify.rewriting.layers import HATLayer, OperatorCall, Products, Slot
+from hatify.rewriting.calls import OperatorCall, Slot
+from hatify.rewriting.layers import HATLayer, Products
+from hatify.rewriting.products import multiplied
 
 MASKED_VECTORS = "masked_vectors"
 Vectors = tuple[tuple[str, str], ...]  # of a call: attribute and mask of each
@@ -47,7 +49,7 @@ class MaskedVectors(nn.Module):
         wanted = [(name, value.dtype) for name, value in zip(names, values, strict=True)]
         distinct = {each: position for position, each in enumerate(dict.fromkeys(wanted))}
         factors = [_as_vector(masks[name], dtype) for name, dtype in distinct]
-        products = iter(_products(values, factors, [distinct[each] for each in wanted]))
+        products = iter(multiplied(values, factors, [distinct[each] for each in wanted]))
         return {
             key: Products(layer, {attribute: next(products) for attribute, _ in vectors})
             for layer, (key, vectors) in zip(self._layers, calls, strict=True)
@@ -102,51 +104,3 @@ def _as_vector(mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     assert mask is not None
     mask = mask if mask.dim() == 1 else mask.reshape(-1)
     return mask if mask.dtype is dtype else mask.to(dtype)
-
-
-def _products(values: list[Tensor], factors: list[Tensor], order: list[int]) -> Sequence[Tensor]:
-    """Each value times its factor. order: the position of each value's factor."""
-    if torch._C._are_functorch_transforms_active():  # vmap knows no operators on lists
-        return [value * factors[position] for value, position in zip(values, order, strict=True)]
-    if not torch.is_grad_enabled():
-        return torch._foreach_mul(values, [factors[position] for position in order])
-    products: Sequence[Tensor] = _Products.apply(order, *values, *factors)
-    return products
-
-
-class _Products(torch.autograd.Function):
-    """Products whose gradients are computed all at once, too: PyTorch's own go vector by vector.
-
-    Arguments: the position of each value's factor, then the values, then the factors.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, order: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.order = order
-        ctx.save_for_backward(*tensors)
-        ctx.set_materialize_grads(False)  # a product that no loss depends on has no gradient, and zero is not the same
-        values, factors = tensors[: len(order)], tensors[len(order) :]
-        return tuple(torch._foreach_mul(values, [factors[position] for position in order]))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        order, tensors = ctx.order, ctx.saved_tensors
-        values, factors = tensors[: len(order)], tensors[len(order) :]
-        reached = [index for index, gradient in enumerate(gradients) if gradient is not None]
-        present = [gradient for gradient in gradients if gradient is not None]
-        of_values: list[Tensor | None] = [None] * len(values)
-        products = torch._foreach_mul(present, [factors[order[index]] for index in reached])
-        for index, product in zip(reached, products, strict=True):
-            of_values[index] = product
-        if not any(ctx.needs_input_grad[1 + len(values) :]):  # binary masks
-            return None, *of_values, *[None] * len(factors)
-        parts: list[list[Tensor]] = [[] for _ in factors]
-        for index, part in zip(reached, torch._foreach_mul(present, [values[i] for i in reached]), strict=True):
-            parts[order[index]].append(part)
-        return None, *of_values, *map(_sum, parts)
-
-
-def _sum(parts: Sequence[Tensor]) -> Tensor | None:
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    return torch.stack(list(parts)).sum(0)

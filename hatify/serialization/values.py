@@ -21,7 +21,7 @@ from hatify.capture.signature import CallSignature
 from hatify.config import HATConfig
 from hatify.errors import FileError
 from hatify.lifecycle.initial_values import Initial, Scheme
-from hatify.rewriting.layers import OperatorCall, Slot
+from hatify.rewriting.calls import OperatorCall, Slot
 from hatify.serialization.targets import name_of, target_of
 
 KNOWN_PACKAGES = ("timm", "torchvision", "transformers")  # their output types are imported when they are needed
