@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Graph, Node
@@ -104,7 +105,10 @@ def _cheapest(factors: tuple[Node, ...], inference: Inference, possible: set[Nod
 
 def _is_vector(node: Node, inference: Inference) -> bool:
     """Whether a tensor is computed from parameters and has one entry a feature."""
-    return node in inference.weights and node.meta["val"].numel() == inference.supports[node].size
+    if node not in inference.weights:
+        return False
+    features = np.unique(inference.variables.resolve(inference.supports[node]))
+    return bool(node.meta["val"].numel() == features.size)
 
 
 def _possible(graph: Graph, inference: Inference) -> set[Node]:
