@@ -82,11 +82,11 @@ class Timings:
 
 @dataclass(frozen=True)
 class Row:
-    """timings: medians of the processes. memory: peak of a training step, a ratio; not measured under torch.compile."""
+    """processes: what each of them saw. memory: peak of a training step, a ratio; not measured under torch.compile."""
 
     name: str
     batch: int
-    timings: Timings
+    processes: Sequence[Timings]
     memory: float | None
 
 
@@ -95,7 +95,7 @@ def measure(setting: Setting, rounds: int) -> Row:
     memory = None
     if not setting.compile_mode:
         memory = in_fresh_process(peak, setting, "converted") / in_fresh_process(peak, setting, "plain")
-    return Row(setting.name, setting.batch, medians(seen), memory)
+    return Row(setting.name, setting.batch, seen, memory)
 
 
 def medians(seen: Sequence[Timings]) -> Timings:
@@ -230,11 +230,15 @@ def _bytes_of_tensors() -> int:
     return sum(storages.values())
 
 
-def measure_tasks(setting: Setting, rounds: int, few: int = 2, many: int = 50) -> float:
+def measure_tasks(setting: Setting, rounds: int) -> float:
     """The time of a training step at many trained tasks, over that at few."""
+    return statistics.median(in_fresh_process(_many_to_few, setting, rounds, seed) for seed in range(PROCESSES))
+
+
+def _many_to_few(setting: Setting, rounds: int, seed: int, many: int = 50, few: int = 2) -> float:
     with ExitStack() as stack:
         steps = {str(n): contender(setting, "converted", stack, trained=n).train_step for n in (few, many)}
-        return ratios(interleaved(setting, steps, rounds), to=str(few))[str(many)]
+        return ratios(interleaved(setting, steps, rounds, seed), to=str(few))[str(many)]
 
 
 def import_seconds() -> tuple[float, float]:
@@ -272,7 +276,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def cells(row: Row) -> dict[str, str]:
-    seen = row.timings
+    seen = medians(row.processes)
     ratios = {
         "training": seen.training["converted"],
         "inference": seen.inference["converted"],
@@ -314,7 +318,7 @@ def main() -> None:
         if arguments.profile:
             print(in_fresh_process(profile, setting))
         elif arguments.tasks:
-            ratio = in_fresh_process(measure_tasks, setting, arguments.rounds)
+            ratio = measure_tasks(setting, arguments.rounds)
             print(f"{name}: step at 50 trained tasks / at 2: {ratio:.3f}")
         else:
             rows.append(measure(setting, arguments.rounds))

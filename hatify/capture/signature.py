@@ -11,9 +11,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hatify.capture.decisions import Decision
+from hatify.capture.inputs import Arguments
 from hatify.errors import InputError
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)

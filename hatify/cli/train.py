@@ -70,12 +70,7 @@ def train(
     examples, tested = data_from(data), data_from(test or data)
     settings = Settings(epochs, batch_size, learning_rate, mask_learning_rate, weight_decay, regularization, seed)
     net = open_network(network, model, argument)
-    try:
-        if torch.device(device).type == "meta":
-            raise RuntimeError("it has no memory")
-        net.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"cannot use the device {device!r}: {error}") from None
+    _move(net, device)
     if renew:
         net.renew(seed=seed)
     with _progress() as bar, warnings_in_one_line():
@@ -85,6 +80,15 @@ def train(
     save(net, target)
     _report(net, task, share, as_json)
     note(f"wrote {target}")
+
+
+def _move(net: HATModule, device: str) -> None:
+    if device.startswith("meta"):
+        raise InputError(f"cannot use the device {device!r}: it has no memory")
+    try:
+        net.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"cannot use the device {device!r}: {error}") from None
 
 
 def _progress() -> Progress:
