@@ -54,6 +54,7 @@ BATCHES = {
 }
 WARM_UP = 2
 PROCESSES = 5
+FEW, MANY = 2, 50  # trained tasks
 INFERENCES = 3  # rounds of inference for each of training: they are short, and what is asked of them is finer
 # glibc gives freed memory back and takes it anew, page by page, and which form pays for that is chance: here none does.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**35)}
@@ -235,10 +236,10 @@ def measure_tasks(setting: Setting, rounds: int) -> float:
     return statistics.median(in_fresh_process(_many_to_few, setting, rounds, seed) for seed in range(PROCESSES))
 
 
-def _many_to_few(setting: Setting, rounds: int, seed: int, many: int = 50, few: int = 2) -> float:
+def _many_to_few(setting: Setting, rounds: int, seed: int) -> float:
     with ExitStack() as stack:
-        steps = {str(n): contender(setting, "converted", stack, trained=n).train_step for n in (few, many)}
-        return ratios(interleaved(setting, steps, rounds, seed), to=str(few))[str(many)]
+        steps = {str(n): contender(setting, "converted", stack, trained=n).train_step for n in (FEW, MANY)}
+        return ratios(interleaved(setting, steps, rounds, seed), to=str(FEW))[str(MANY)]
 
 
 def import_seconds() -> tuple[float, float]:
@@ -319,7 +320,7 @@ def main() -> None:
             print(in_fresh_process(profile, setting))
         elif arguments.tasks:
             ratio = measure_tasks(setting, arguments.rounds)
-            print(f"{name}: step at 50 trained tasks / at 2: {ratio:.3f}")
+            print(f"{name}: step at {MANY} trained tasks / at {FEW}: {ratio:.3f}")
         else:
             rows.append(measure(setting, arguments.rounds))
             show(rows[-1:], Console(width=180))

@@ -83,7 +83,7 @@ def train(
 
 
 def _move(net: HATModule, device: str) -> None:
-    if device.startswith("meta"):
+    if device.partition(":")[0] == "meta":
         raise InputError(f"cannot use the device {device!r}: it has no memory")
     try:
         net.to(torch.device(device))
