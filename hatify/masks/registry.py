@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,9 +164,16 @@ class MaskRegistry(PositionHolder):
         by_name: dict[str, Tensor | None] = {}
         by_name.update(zip(names, masks.split([size for _, size, _ in self.layout]), strict=True))
         if self.views:
-            constants = torch.cat([masks, masks.new_ones(1), masks.new_zeros(1)])
-            by_name.update((name, constants[getattr(self, key)]) for name, key in self.views.items())
+            by_name.update(self._masks_of_views(masks))
         return by_name
+
+    def _masks_of_views(self, masks: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """All in one operation: what backward of one costs, on a GPU above all, hardly depends on how many it takes."""
+        with_constants = torch.cat([masks, masks.new_ones(1), masks.new_zeros(1)])
+        positions = [getattr(self, buffer) for buffer in self.views.values()]
+        taken = with_constants[torch.cat([each.flatten() for each in positions])]
+        for name, own, mask in zip(self.views, positions, taken.split([own.numel() for own in positions]), strict=True):
+            yield name, mask if own.dim() == 1 else mask.reshape(own.shape)
 
     @torch.no_grad()
     def taken(self, task_id: int | None) -> Tensor:

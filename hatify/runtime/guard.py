@@ -71,7 +71,7 @@ class OptimizerGuard:
 
 def holds_any(optimizer: torch.optim.Optimizer, parameters: set[int]) -> bool:
     """Whether an optimizer holds any of the parameters with these `id`s."""
-    return any(id(p) in parameters for group in optimizer.param_groups for p in group["params"])
+    return any(not parameters.isdisjoint(map(id, group["params"])) for group in optimizer.param_groups)
 
 
 def refuse_steps(net: Network, forbidden: Callable[[Network], bool]) -> None:
