@@ -168,11 +168,12 @@ class MaskRegistry(PositionHolder):
         return by_name
 
     def _masks_of_views(self, masks: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """All in one operation: what backward of one costs, on a GPU above all, hardly depends on how many it takes."""
+        """By name. One index for all: what its backward costs, on a GPU above all, hardly depends on its length."""
         with_constants = torch.cat([masks, masks.new_ones(1), masks.new_zeros(1)])
         positions = [getattr(self, buffer) for buffer in self.views.values()]
-        taken = with_constants[torch.cat([each.flatten() for each in positions])]
-        for name, own, mask in zip(self.views, positions, taken.split([own.numel() for own in positions]), strict=True):
+        masks_of_all = with_constants[torch.cat([own.flatten() for own in positions])]
+        each = masks_of_all.split([own.numel() for own in positions])
+        for name, own, mask in zip(self.views, positions, each, strict=True):
             yield name, mask if own.dim() == 1 else mask.reshape(own.shape)
 
     @torch.no_grad()
