@@ -92,7 +92,7 @@ class Row:
 
 
 def measure(setting: Setting, rounds: int) -> Row:
-    seen = [in_fresh_process(timings, setting, rounds, seed) for seed in range(PROCESSES)]
+    seen = in_processes(timings, setting, rounds)
     memory = None
     if not setting.compile_mode:
         memory = in_fresh_process(peak, setting, "converted") / in_fresh_process(peak, setting, "plain")
@@ -111,6 +111,11 @@ def medians(seen: Sequence[Timings]) -> Timings:
         inference=by_form([each.inference for each in seen]),
         difference=max(each.difference for each in seen),
     )
+
+
+def in_processes(function: Callable[[Setting, int, int], T], setting: Setting, rounds: int) -> list[T]:
+    """What the function sees in several processes, one after another, each with a seed of its own."""
+    return [in_fresh_process(function, setting, rounds, seed) for seed in range(PROCESSES)]
 
 
 def in_fresh_process(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
@@ -233,7 +238,7 @@ def _bytes_of_tensors() -> int:
 
 def measure_tasks(setting: Setting, rounds: int) -> float:
     """The time of a training step at many trained tasks, over that at few."""
-    return statistics.median(in_fresh_process(_many_to_few, setting, rounds, seed) for seed in range(PROCESSES))
+    return statistics.median(in_processes(_many_to_few, setting, rounds))
 
 
 def _many_to_few(setting: Setting, rounds: int, seed: int) -> float:
