@@ -46,7 +46,7 @@ class FeatureNames:
     def groups_of_mask(self, name: str) -> tuple[str, ...]:
         """The groups whose features a mask has, by the name under which the graph asks for it."""
         view = self._registry.views.get(name)
-        return (name,) if view is None else self.groups_at(getattr(self._registry, view))
+        return (name,) if view is None else self.groups_at(self._registry.positions[view])
 
     def sides_of(self, name: str, dimensions: int) -> Iterator[tuple[tuple[int, tuple[str, ...]], ...]]:
         """For each use of a parameter, its sides: a dimension and the groups whose features lie along it.
@@ -54,7 +54,7 @@ class FeatureNames:
         What the parameter writes comes first, as in the rules. No uses: no rule follows the parameter.
         """
         for term in self._table.terms.get(name, ()):
-            yield tuple(self._side(getattr(self._table, positions), dimensions) for positions in term)
+            yield tuple(self._side(self._table.positions[side], dimensions) for side in term)
 
     def _side(self, positions: Tensor, dimensions: int) -> tuple[int, tuple[str, ...]]:
         """The dimension of a parameter along which positions vary; they may have more dimensions in front, or fewer."""

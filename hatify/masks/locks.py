@@ -26,7 +26,7 @@ class LockTable(PositionHolder):
 
     A module so that the positions follow the network to its device; it has no parameters, and a state dict no entry.
 
-    terms: by parameter, the rule's terms as names of the buffers that hold positions.
+    terms: by parameter, the rule's terms as names of positions.
     """
 
     def __init__(self, rules: Mapping[str, Terms]) -> None:
@@ -38,11 +38,11 @@ class LockTable(PositionHolder):
         self._known.clear()
 
     def _keep(self, positions: Tensor) -> str:
-        """Positions as a buffer; equal ones are kept once."""
+        """The name of positions; equal ones are kept once."""
         key = repr(tuple(positions.shape)).encode() + positions.cpu().numpy().tobytes()
         if key not in self._known:
             self._known[key] = f"positions_{len(self._known)}"
-            self.register_buffer(self._known[key], positions, persistent=False)
+            self.positions[self._known[key]] = positions
         return self._known[key]
 
     @property
@@ -50,12 +50,12 @@ class LockTable(PositionHolder):
         return tuple(self.terms)
 
     @torch.no_grad()
-    def lock(self, name: str, taken: Tensor, any_locked: bool, shape: torch.Size) -> Tensor:
+    def lock(self, parameter: str, taken: Tensor, any_locked: bool, shape: torch.Size) -> Tensor:
         """The lock of a parameter, bool of its shape: `OR` over its uses of `AND` over their factors."""
         locked = torch.zeros(shape, dtype=torch.bool, device=taken.device)
-        for term in self.terms[name]:
+        for term in self.terms[parameter]:
             every = torch.full((), any_locked, device=taken.device)
-            for positions in term:
-                every = every & taken[getattr(self, positions)]
+            for name in term:
+                every = every & taken[self.positions[name]]
             locked |= every
         return locked

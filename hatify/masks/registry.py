@@ -61,7 +61,7 @@ class MaskRegistry(PositionHolder):
         have taken.
     fingerprints: by task, those of what it depends on, taken when its training ended.
     views: masks that are no group's own: positions among all features, group after group. Behind the last feature
-        stand two constants: 1 (never masked) and 0 (always masked). The registry holds them as buffers, by these names.
+        stand two constants: 1 (never masked) and 0 (always masked). `positions` holds them.
     locks: the lock rules of the shared parameters.
     """
 
@@ -89,7 +89,7 @@ class MaskRegistry(PositionHolder):
         self.views: dict[str, str] = {}
         for name, positions in views.items():
             self.views[name] = f"positions_{len(self.views)}"
-            self.register_buffer(self.views[name], positions, persistent=False)
+            self.positions[self.views[name]] = positions
         self.locks = LockTable(lock_rules)
         self.num_tasks = 0
         self.add_tasks(num_tasks)
@@ -170,7 +170,7 @@ class MaskRegistry(PositionHolder):
     def _masks_of_views(self, masks: Tensor) -> Iterator[tuple[str, Tensor]]:
         """By name. One index for all: what its backward costs, on a GPU above all, hardly depends on its length."""
         with_constants = torch.cat([masks, masks.new_ones(1), masks.new_zeros(1)])
-        positions = [getattr(self, buffer) for buffer in self.views.values()]
+        positions = [self.positions[name] for name in self.views.values()]
         masks_of_all = with_constants[torch.cat([own.flatten() for own in positions])]
         each = masks_of_all.split([own.numel() for own in positions])
         for name, own, mask in zip(self.views, positions, each, strict=True):
@@ -205,6 +205,7 @@ class MaskRegistry(PositionHolder):
         return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
 
     def set_extra_state(self, state: Tensor) -> None:
+        state = state.to(torch.int64)  # an average of state dicts has no integers
         lost = set(self.trained)
         self.trained = [task for task, steps in state.tolist() if steps < 0]
         self.interrupted = {task: steps for task, steps in state.tolist() if steps >= 0}
@@ -221,8 +222,13 @@ class MaskRegistry(PositionHolder):
         """Whether there is room for the tasks of a state, see `get_extra_state`.
 
         Raises:
-            InputError: there is not.
+            InputError: there is not, or it is an average of states that differ.
         """
+        if not torch.equal(state, state.to(torch.int64).to(state.dtype)):
+            raise InputError(
+                "the state dict is an average of networks that have not learned the same tasks in the same order: "
+                "no network is in such a state"
+            )
         last = int(state[:, 0].max()) if len(state) else -1
         if last >= self.num_tasks:
             raise InputError(

@@ -12,6 +12,7 @@ from torch.fx import Graph, GraphModule
 
 from hatify.blueprint import Blueprint
 from hatify.capture.opaque import OpaqueLeaf
+from hatify.masks.positions import PositionHolder
 from hatify.masks.registry import MaskRegistry
 from hatify.rewriting.layers import HATLayer
 from hatify.rewriting.rewrite import REGISTRY
@@ -122,7 +123,8 @@ def _tensors_apart(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors: dict[str, Tensor] = {}
     held: dict[str, Any] = {}
     for path, module in net.named_modules():
-        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+        positions = module.positions if isinstance(module, PositionHolder) else {}
+        for name, tensor in [*module._parameters.items(), *module._buffers.items(), *positions.items()]:
             if tensor is None:
                 continue
             full = f"{path}.{name}" if path else name
@@ -135,7 +137,8 @@ def _tensors_apart(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _kind(module: nn.Module, name: str, tensor: Tensor) -> str:
     if isinstance(tensor, nn.Parameter):
         return "parameter" if tensor.requires_grad else "frozen"
-    return "transient" if name in module._non_persistent_buffers_set else "buffer"
+    persistent = name in module._buffers and name not in module._non_persistent_buffers_set
+    return "buffer" if persistent else "transient"
 
 
 def _add_tensors(root: nn.Module, held: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -149,6 +152,8 @@ def _add_tensors(root: nn.Module, held: Mapping[str, Any], tensors: Mapping[str,
         tensor = made[source]
         if isinstance(tensor, nn.Parameter) and kind in ("parameter", "frozen"):
             owner.register_parameter(attribute, tensor)
+        elif isinstance(owner, PositionHolder):
+            owner.positions[attribute] = tensor
         else:
             owner._buffers.pop(attribute, None)
             owner.register_buffer(attribute, tensor, persistent=kind == "buffer")
