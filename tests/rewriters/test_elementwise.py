@@ -257,8 +257,10 @@ def test_a_scale_that_is_one_number() -> None:
         lambda x: torch.where(x > 0.5, -torch.inf, x).amax(1),
         lambda x: torch.where(x > 0.5, torch.full_like(x, -torch.inf), x).amax(1),
         lambda x: F.pad(x, (0, 0, 1, 0), value=-torch.inf).amax(1),
+        lambda x: x.scatter(1, x.argmin(1, keepdim=True), -torch.inf).amax(1),
+        lambda x: x.index_fill(1, torch.tensor([0]), -torch.inf).amax(1),
     ],
-    ids=["masked_fill", "where, a number", "where, a tensor", "pad"],
+    ids=["masked_fill", "where, a number", "where, a tensor", "pad", "scatter", "index_fill"],
 )
 def test_no_gate_follows_an_infinite_value(function: Function) -> None:
     """A mask times infinity is NaN: what reads the result takes it as live."""
@@ -270,13 +272,14 @@ def test_no_gate_follows_an_infinite_value(function: Function) -> None:
     check_between("tokens", MaskedMaximum(), tight=False)
 
 
-def test_features_that_are_divided_by_are_in_no_mask() -> None:
+@pytest.mark.parametrize("divide", [torch.div, lambda x, y: torch.addcdiv(x, x, y)], ids=["div", "addcdiv"])
+def test_features_that_are_divided_by_are_in_no_mask(divide: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Heads of an attention that is normalised by its own sum: a dead head would be 0 / 0."""
 
     class Normalised(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             positive = x.abs()
-            return positive / positive.sum(0, keepdim=True)
+            return divide(positive, positive.sum(0, keepdim=True))
 
     model = Sandwich("vectors", Normalised(), WIDTH)
     net = check(model, torch.randn(SHAPES["vectors"]), at_least=0.0)
