@@ -47,6 +47,42 @@ def test_entries_of_another_task_may_be_nan_or_infinite(name: str) -> None:
     assert not net(x, task_id=2).isfinite().all()
 
 
+class Affine(nn.Module):
+    """Raw parameters: masks are gates of their own, behind what another task may have made huge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 5)
+        self.shift, self.scale = nn.Parameter(torch.randn(12)), nn.Parameter(torch.randn(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.first(x) + self.shift) * self.scale + 1)
+
+
+def normalised_weights() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(6, 12),
+        nn.ReLU(),
+        nn.utils.parametrizations.weight_norm(nn.Linear(12, 12)),
+        nn.ReLU(),
+        nn.Linear(12, 5),
+    )
+
+
+@pytest.mark.parametrize("model", [Affine, normalised_weights])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
+@torch.no_grad()
+def test_nor_may_they_be_so_where_gates_and_norms_are_of_weights(model: Callable[[], nn.Module], value: float) -> None:
+    torch.manual_seed(0)
+    net, x = hatify(model(), num_tasks=2, example_inputs=(torch.randn(4, 6),)).eval(), torch.randn(4, 6)
+    with net.learn(0):
+        draw_masks(net, 0)
+    before = net(x, task_id=0)
+    for name, lock in net.lock_masks(1).items():
+        net.get_parameter(name)[~lock] = value
+    assert torch.equal(net(x, task_id=0), before)
+
+
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
 @pytest.mark.parametrize("name", MODELS)
 def test_nan_gradients_stay_in_their_task(name: str, optimizer: Callable[..., torch.optim.Optimizer]) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 
 class Divergence:
-    """Finds the parameters that hold NaN or infinity; it looks again only at those that were written to since.
+    """Finds the parameters that hold NaN or infinity, or whose norm overflows; it looks again only at those that were
+    written to since.
 
     places: by each parameter's name, the module that holds it and its name there.
     """
@@ -32,15 +33,18 @@ class Divergence:
                 self._seen[name] = state
                 self._diverged[name] = False
                 if not parameter.is_meta:
-                    finite[name] = parameter.sum().isfinite()
+                    finite[name] = torch.linalg.vector_norm(parameter).isfinite()
         # Asked only now: an answer waits until the device has done all that it was given.
         self._diverged.update((name, not bool(answer)) for name, answer in finite.items())
         return [name for name, diverged in self._diverged.items() if diverged]
 
 
+UNUSED = 2.0**-6  # small, so that nothing overflows, but not zero, by which a weight's norm would divide
+
+
 @contextmanager
 def isolated(network: nn.Module, used: Mapping[int, Tensor]) -> Iterator[None]:
-    """Let entries that a task does not use be zero. used: by the `id` of a parameter, bool of its shape."""
+    """Let entries that a task does not use be `UNUSED`. used: by the `id` of a parameter, bool of its shape."""
     replaced: list[tuple[nn.Module, str, Any]] = [
         (module, name, parameter)
         for module in network.modules()
@@ -49,7 +53,7 @@ def isolated(network: nn.Module, used: Mapping[int, Tensor]) -> Iterator[None]:
     ]
     try:
         for module, name, parameter in replaced:
-            kept = torch.where(used[id(parameter)], parameter.detach(), 0)
+            kept = torch.where(used[id(parameter)], parameter.detach(), UNUSED)
             module._parameters[name] = nn.Parameter(kept, requires_grad=False)
         yield
     finally:
