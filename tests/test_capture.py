@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import timm
@@ -11,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils.checkpoint import checkpoint
 
 from hatify import HATModule, hatify
 from hatify.errors import CaptureWarning, InputError
@@ -273,6 +277,68 @@ def test_state_that_forward_changes_in_eval_mode_is_named_and_each_tasks_own() -
         net = hatify(Counting(), num_tasks=2)
     net.eval()(torch.randn(4, 3), task_id=1)
     assert [float(net.get_buffer(f"operators.count.per_task.{task}.count")) for task in (0, 1)] == [0.0, 1.0]
+
+
+class Sign(torch.autograd.Function):
+    """A straight-through estimator."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+class Reversed(torch.autograd.Function):
+    """A gradient that goes back with the other sign."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+class Between(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.function, self.last = nn.Linear(3, 8), function, nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+def test_a_derivative_that_is_not_captured_is_named() -> None:
+    with pytest.warns(CaptureWarning, match="Sign: .* not the backward"):
+        hatify(Between(Sign.apply))
+    with pytest.warns(CaptureWarning, match="CheckpointFunction: "):
+        hatify(Between(lambda x: checkpoint(torch.tanh, x, use_reentrant=True)))
+
+
+@pytest.mark.parametrize(
+    ("function", "written"),
+    [(Sign.apply, lambda x: x + (x.sign() - x).detach()), (Reversed.apply, lambda x: 2 * x.detach() - x)],
+    ids=["straight through", "reversed"],
+)
+def test_what_the_warning_says_to_write_has_the_derivative(
+    function: Callable[[Tensor], Tensor], written: Callable[[Tensor], Tensor]
+) -> None:
+    model, x = Between(function), torch.randn(4, 3)
+    model(x).sum().backward()
+    other = Between(written)
+    other.load_state_dict(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CaptureWarning)
+        net = hatify(other).train()
+    with net.learn(0):
+        net(x, mask_scale=1e4).sum().backward()
+    gradient = model.first.weight.grad
+    assert gradient is not None
+    torch.testing.assert_close(net.first.weight.grad, gradient)
 
 
 def test_a_model_without_weights_in_memory() -> None:

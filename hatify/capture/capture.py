@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from hatify.capture.calls import is_level
 from hatify.capture.constants import share_constants
 from hatify.capture.decisions import Decision, decisions_of
+from hatify.capture.derivatives import warn_of_own_derivatives
 from hatify.capture.devices import follow_devices, follow_dtypes
 from hatify.capture.export import export
 from hatify.capture.inputs import Arguments
@@ -57,6 +58,7 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     arguments = canonical_arguments(signature, *arguments)
     traces = trace(model, arguments, export)
     warn_of_lost_training(model, traces)
+    warn_of_own_derivatives(model, arguments)
     train, evaluation, constants = _graphs(traces)
     lasting_state = _changed_buffers(evaluation)
     shapes = _shape_patterns(train, evaluation)

@@ -199,17 +199,25 @@ def _record(model: nn.Module, module: nn.Module, arguments: Arguments) -> list[_
 
 
 def run_once(model: nn.Module, arguments: Arguments) -> None:
-    """Run a model in eval mode and leave it as it was: its modes and its buffers."""
-    training = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
-    try:
-        model.eval()
+    """Run a model in eval mode and leave it as it was."""
+    with left_as_it_was(model):
         try:
             with torch.no_grad():
                 model(*arguments[0], **arguments[1])
         except Exception:  # forward may differentiate (forces from an energy)
             with torch.enable_grad():
                 model(*arguments[0], **arguments[1])
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """A model in eval mode; afterwards its modes and buffers are as before."""
+    training = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
+    try:
+        for module in training:  # not by `eval()`, with which some models merge weights
+            module.training = False
+        yield
     finally:
         for module, flag in training.items():
             module.training = flag
