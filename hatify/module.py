@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from numbers import Real
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
+from torch.fx.graph import PythonCode
 
 from hatify.blueprint import Blueprint
-from hatify.errors import CapacityWarning, TaskError, TrainingError, never_trained
+from hatify.errors import CapacityWarning, TaskError, TrainingError, TrainingWarning, never_trained
 from hatify.extraction.extract import extract
 from hatify.inspection.drawing import draw
 from hatify.inspection.explanation import ModuleExplanation, explain
@@ -62,10 +65,11 @@ _CURRENT: Any = _Current()
 class HATModule(GraphModule):
     """A network whose weighted layers are gated by task masks.
 
-    Call it as the model it was made from; `task_id` and `mask_scale` are further keyword arguments (see `__call__`).
+    Call it as the model it was made from; `task_id` and `mask_scale` are further keyword arguments (see `forward`).
     """
 
     registry: MaskRegistry
+    run_graph: Callable[..., Any]
 
     def __init__(self, root: nn.Module, graph: Graph, blueprint: Blueprint) -> None:
         if graph.find_nodes(op="call_module", target=MASKED_VECTORS):
@@ -105,7 +109,20 @@ class HATModule(GraphModule):
 
     # -- calling ---------------------------------------------------------------------------------------------
 
-    def __call__(
+    def recompile(self) -> PythonCode:
+        """As of any graph module, but what is made of the graph is `run_graph`: `forward` takes what the model took.
+
+        So a module's hooks see the model's arguments and results, and torch.compile, which calls the `forward` of graph
+        modules inside what it compiles, passes nothing by. Its signature stays the graph's: Transformers' Trainer
+        hands over the columns that are named there.
+        """
+        code = super().recompile()
+        own = type(self)  # PyTorch makes a class for each graph module
+        own.run_graph = own.__dict__["forward"]
+        own.forward = _with_signature(HATModule.forward, inspect.signature(own.run_graph))  # type: ignore[method-assign]
+        return code
+
+    def forward(
         self, *args: Any, task_id: int | None = _CURRENT, mask_scale: float | None = None, **kwargs: Any
     ) -> Any:
         """Run the network.
@@ -129,7 +146,7 @@ class HATModule(GraphModule):
         task, scale = self._resolve(task_id, mask_scale)
         flat = self.blueprint.signature.flatten(args, kwargs, self.training)
         with self._isolated(task, scale):
-            results = super().__call__(*flat, task_id=task, mask_scale=scale)
+            results = self.run_graph(*flat, task_id=task, mask_scale=scale)
         return self.blueprint.signature.unflatten(results)
 
     def _isolated(self, task: int | None, mask_scale: Tensor | float | None) -> AbstractContextManager[None]:
@@ -167,7 +184,7 @@ class HATModule(GraphModule):
                     f"{'no task' if task is None else f'task {task}'}; use net.eval() there"
                 )
             used = learning.scale() if mask_scale is None else mask_scale
-        if learning is not None and learned:
+        if learning is not None and learned and torch.is_grad_enabled():
             learning.used_scale(used)
         return task, used
 
@@ -437,7 +454,13 @@ class HATModule(GraphModule):
             self._learning = learning
             stack.callback(setattr, self, "_learning", None)
             yield learning
-        self.registry.interrupted.pop(task, None)
+        if not self.registry.interrupted.pop(task, 0) and steps is not None:
+            warnings.warn(
+                f"task {task} was to take {steps} optimizer steps, and no optimizer that holds a parameter of this "
+                "network has taken one: make it from net.parameters(), after the conversion",
+                TrainingWarning,
+                stacklevel=3,
+            )
         if task not in self.registry.trained:
             self.registry.trained.append(task)
         self.registry.fingerprints[task] = self._fingerprints(task)
@@ -589,6 +612,14 @@ class HATModule(GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HATModule.from_contents, (self.contents(),)
+
+
+def _with_signature(function: Callable[..., Any], signature: inspect.Signature) -> FunctionType:
+    """A copy of a function, which tells another signature than it has."""
+    copied = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    copied.__kwdefaults__, copied.__doc__ = function.__kwdefaults__, function.__doc__
+    copied.__signature__ = signature  # type: ignore[attr-defined]
+    return copied
 
 
 def _check_state_dict(

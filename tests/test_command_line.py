@@ -303,7 +303,7 @@ def test_what_a_user_interrupts_leaves_the_old_network(network: Path, monkeypatc
     def interrupted(self: nn.Module, *args: object, **kwargs: object) -> Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hatify.module.HATModule.__call__", interrupted)
+    monkeypatch.setattr("hatify.module.HATModule._resolve", interrupted)
     outcome = run("train", network, "--task", 0, "--data", "first.npz")
     assert outcome.exit_code == 130
     assert network.read_bytes() == before

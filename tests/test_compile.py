@@ -14,6 +14,7 @@ from torch._dynamo.exc import Unsupported
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from hatify import HATModule, hatify
+from hatify.errors import TrainingError
 from hatify.verification.trials import draw_masks, perturb
 from tests.test_decisions import QUESTIONS, SIZES, Asks
 
@@ -69,6 +70,30 @@ def test_a_task_is_compiled_once_and_moves_no_other(name: str, size: int) -> Non
         assert torch.equal(net(images, task_id=task_id), before[task_id])
         torch.testing.assert_close(call(images, task_id=task_id), before[task_id])
     assert counter.frame_count == 3
+
+
+def test_a_network_inside_a_compiled_module_is_the_same_network() -> None:
+    net = two_trained_tasks("resnet10t", 32)
+    images = torch.randn(4, 3, 32, 32)
+    before = [net.eval()(images, task_id=task_id) for task_id in (0, 1)]
+    call, _ = compiled(nn.Sequential(net))
+    losses = train(net, call, images)
+    assert losses[-1] < losses[0]
+    net.eval()
+    for task_id in (0, 1):
+        net.set_task(task_id)
+        torch.testing.assert_close(call(images), before[task_id])
+        assert torch.equal(net(images), before[task_id])
+
+
+def test_what_a_network_refuses_is_refused_inside_a_compiled_function() -> None:
+    net = two_trained_tasks("resnet10t", 32)
+    images = torch.randn(4, 3, 32, 32)
+    before = net.eval()(images, task_id=0)
+    net.train()
+    with torch.no_grad(), pytest.raises(TrainingError, match="would move its batch statistics"):
+        torch.compile(lambda x: net(x, task_id=0), backend="eager")(images)
+    assert torch.equal(net.eval()(images, task_id=0), before)
 
 
 @pytest.mark.parametrize(("then", "refused"), QUESTIONS.values(), ids=QUESTIONS)

@@ -419,3 +419,41 @@ def test_an_exponential_of_dead_features_does_not_overflow_into_a_trained_task()
     before = net(x, task_id=0).detach()
     scramble(net, 1, scale=100.0)
     assert torch.equal(net(x, task_id=0), before)
+
+
+def test_a_task_that_no_optimizer_took_a_step_of_is_warned_of() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # of the model, not of the network
+    net = hatify(model, num_tasks=2)
+    net.train()
+    with pytest.warns(TrainingWarning, match="make it from net.parameters"), net.learn(0, steps=2):
+        for _ in range(2):
+            net(torch.randn(3, 4)).sum().backward()
+            optimizer.step()
+
+
+def test_a_look_at_the_network_before_backward_changes_nothing() -> None:
+    net, x = small_network(), torch.randn(5, 1, 6, 6)
+    net.train()
+    gradients = []
+    for looks in (False, True):
+        net.zero_grad()
+        with warnings.catch_warnings(), net.learn(0) as task:
+            warnings.simplefilter("error", TrainingWarning)
+            task.progress = 0.5
+            loss = net(x).square().sum()
+            if looks:
+                with torch.no_grad():
+                    net(x)
+            loss.backward()
+        gradients.append([group.embedding(0).grad for group in net.registry.groups.values()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_hooks_see_what_the_model_takes_and_gives() -> None:
+    net, x = small_network().eval(), torch.randn(5, 1, 6, 6)
+    expected = net(x, task_id=1)
+    net.register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+    net.register_forward_hook(lambda module, inputs, result: result + 1)
+    assert torch.equal(net(x / 2, task_id=1), expected + 1)
+    assert torch.equal(net.forward(x, task_id=1), expected)

@@ -174,6 +174,47 @@ def test_weight_averages_do_not_move_either(average: Callable[..., None] | None)
     assert torch.equal(averaged.eval()(x, task_id=0), before)
 
 
+def test_an_average_of_buffers_locks_what_the_network_locks() -> None:
+    net, _ = trained_network()
+    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for _ in range(3):
+        averaged.update_parameters(net)
+    locks, expected = averaged.module.lock_masks(1), net.lock_masks(1)
+    assert any(bool(lock.any()) for lock in expected.values())
+    assert all(torch.equal(lock, expected[name]) for name, lock in locks.items())
+
+
+@pytest.mark.parametrize(("turns", "taken"), [("abab", 2), ("aabb", 3), ("aabaab", 4), ("ba", 1)])
+def test_a_step_of_the_task_is_one_of_each_optimizer(turns: str, taken: int) -> None:
+    net = network()
+    half = trainable(net)[::2]
+    ids = set(map(id, half))
+    optimizers = {
+        "a": torch.optim.SGD(half, lr=0.01),
+        "b": torch.optim.AdamW([p for p in trainable(net) if id(p) not in ids], lr=0.01),
+    }
+    net.train()
+    with net.learn(0, steps=10) as task:
+        for turn in turns:
+            x, y = batch()
+            F.cross_entropy(net(x), y).backward()
+            optimizers[turn].step()
+        assert task.progress == taken / 10
+
+
+def test_an_optimizer_of_its_own_in_each_epoch() -> None:
+    net = network()
+    net.train()
+    with net.learn(0, steps=6) as task:
+        for _ in range(3):
+            optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+            for _ in range(2):
+                x, y = batch()
+                F.cross_entropy(net(x), y).backward()
+                optimizer.step()
+        assert task.progress == 1.0
+
+
 def test_activation_checkpointing() -> None:
     net, optimizer = trained_network()
     with nothing_moves(net, torch.randn(5, *SHAPE)):

@@ -143,3 +143,18 @@ def test_a_task_that_is_learned_further_may_move() -> None:
         raise KeyboardInterrupt
     assert net.moved_since_trained(0) == ()
     assert verify(net).ok
+
+
+def test_an_average_of_state_dicts_is_of_the_same_tasks_or_refused() -> None:
+    net = network(3)
+    learn(net, 0)
+    one = copy.deepcopy(net.state_dict())
+    before = answer(net, 0)
+    net.load_state_dict({name: (value + value) / 2 for name, value in one.items()})
+    assert net.trained_tasks == (0,)
+    assert torch.equal(answer(net, 0), before)
+    other = network(3)
+    learn(other, 1)
+    with pytest.raises(InputError, match="not learned the same tasks"):
+        net.load_state_dict({name: (value + other.state_dict()[name]) / 2 for name, value in one.items()})
+    assert torch.equal(answer(net, 0), before)

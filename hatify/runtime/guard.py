@@ -25,7 +25,8 @@ class OptimizerGuard:
     """Restores locked entries bitwise after each step of any optimizer that holds one of the parameters.
 
     locks: of the parameters that have locked entries, see `locks.compact`.
-    on_step: called after each such step with the number of steps that this optimizer has taken.
+    on_step: called after each such step with the number of the task's steps so far. What several optimizers do in turn
+        is one step of the task, until one of them steps again.
     """
 
     def __init__(
@@ -36,7 +37,8 @@ class OptimizerGuard:
     ) -> None:
         self._kept = [Kept(parameter, lock) for parameter, lock in locks.items()]
         self._watched = {id(parameter) for parameter in parameters}
-        self._steps: dict[int, int] = {}
+        self._steps = 0
+        self._in_this_step: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._on_step = on_step
 
     def attach(self, stack: ExitStack) -> None:
@@ -65,8 +67,11 @@ class OptimizerGuard:
         """Restore what a step of this optimizer may have moved."""
         if holds_any(optimizer, self._watched):
             self._restore_moved()
-            self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
-            self._on_step(max(self._steps.values()))
+            if not self._in_this_step or optimizer in self._in_this_step:
+                self._in_this_step.clear()
+                self._steps += 1
+            self._in_this_step.add(optimizer)
+            self._on_step(self._steps)
 
 
 def holds_any(optimizer: torch.optim.Optimizer, parameters: set[int]) -> bool:
