@@ -272,7 +272,7 @@ def subtract_from(call: Call) -> Effect:
 def where(call: Call) -> Effect:
     chosen = call["self"], call["other"]
     tensors = [value for value in chosen if is_tensor(value)]
-    if not tensors or any(is_infinite(value) for value in chosen):
+    if not tensors or any(_is_infinite(value) for value in chosen):
         return call.live(reads=call.operands)  # no gate can follow: 0 * inf is NaN
     if len(tensors) == 2:
         return combined(call, *tensors)
@@ -306,9 +306,10 @@ def polar(call: Call) -> Effect:
 
 
 @rewriter(aten.masked_fill)
-def masked_fill(call: Call) -> Effect:
+def filled(call: Call) -> Effect:
+    """Some entries become a number: the others stay where they are."""
     operand, value = call["self"], call["value"]
-    if is_infinite(value):
+    if _is_infinite(value):
         return call.live(reads=call.operands)  # no gate can follow: 0 * inf is NaN
     return Effect(_to_rank(call.support(operand), call), flows=(operand,), keeps_zero=is_zero(value))
 
@@ -425,7 +426,7 @@ def is_zero(value: object) -> bool:
     return isinstance(value, int | float) and value == 0
 
 
-def is_infinite(value: object) -> bool:
+def _is_infinite(value: object) -> bool:
     """Whether an argument is an infinite number, or a tensor made of one."""
     if isinstance(value, Node) and value.target in FILLED:
         value = arguments_of(value).get("fill_value", arguments_of(value).get("s"))
@@ -438,7 +439,7 @@ def _holds_infinity(node: Node) -> bool:
     while open_nodes:
         source = open_nodes.pop()
         filling = [arguments_of(source).get(name) for name in ("self", "other", "value")]
-        if any(map(is_infinite, (source, *filling))):
+        if any(map(_is_infinite, (source, *filling))):
             return True
         if source.target in LEAVES_INFINITIES:
             new = [n for n in source.all_input_nodes if is_tensor(n) and n not in seen]

@@ -12,7 +12,7 @@ from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import Support, compress, expand, varies
 from hatify.capture.calls import is_tensor
-from rewriters.elementwise import combined_supports, elementwise, is_infinite, is_zero
+from rewriters.elementwise import combined_supports, filled
 from rewriters.indexing import indexed_dimensions, is_mask, kept_around
 from rewriters.registry import rewriter
 
@@ -44,12 +44,7 @@ def scattered(call: Call) -> Effect:
     return written(call, source, [dimension])
 
 
-@rewriter(aten.scatter.value, aten.scatter_.value, aten.index_fill.int_Scalar, aten.index_fill_.int_Scalar)
-def filled(call: Call) -> Effect:
-    """Some entries become a number: the others stay where they are."""
-    if is_infinite(call["value"]):
-        return call.live(reads=call.operands)  # no gate can follow: 0 * inf is NaN
-    return elementwise(call, keeps_zero=is_zero(call["value"]))
+rewriter(aten.scatter.value, aten.scatter_.value, aten.index_fill.int_Scalar, aten.index_fill_.int_Scalar)(filled)
 
 
 def written(call: Call, source: Node, dimensions: Sequence[int]) -> Effect:

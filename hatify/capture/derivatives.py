@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from hatify.capture.inputs import Arguments
-from hatify.capture.opaque import left_as_it_was
+from hatify.capture.running import left_as_it_was
 from hatify.errors import CaptureWarning
 
 

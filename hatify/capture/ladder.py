@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from torch.export import ExportedProgram
 
 from hatify.capture.frames import is_of_pytorch, module_paths, owner, place
 from hatify.capture.inputs import Arguments
-from hatify.capture.opaque import OpaqueLeaf, make_leaf, run_once, traced_as_leaves
+from hatify.capture.opaque import OpaqueLeaf, make_leaf, traced_as_leaves
+from hatify.capture.running import in_mode, run_once
 from hatify.capture.sizes import batch_sizes, find_makers_of_numbers
 from hatify.errors import CaptureError, CaptureWarning, InputError
 
@@ -63,7 +63,7 @@ def trace(model: nn.Module, arguments: Arguments, export: Export) -> Traces:
         programs: list[ExportedProgram] = []
         for training in (True, False):
             try:
-                with _mode(model, training, attempt.eval_only), traced_as_leaves(model, attempt.leaves):
+                with in_mode(model, training, attempt.eval_only), traced_as_leaves(model, attempt.leaves):
                     programs.append(export(model, arguments))
             except Exception as error:
                 _step_down(model, arguments, attempt, training, error)
@@ -86,7 +86,7 @@ def _with_free_batch(model: nn.Module, arguments: Arguments, export: Export, tra
     while True:
         try:
             with (
-                _mode(model, True, eval_only),
+                in_mode(model, True, eval_only),
                 traced_as_leaves(model, traces.leaves),
                 find_makers_of_numbers(model) as makers,
             ):
@@ -155,21 +155,6 @@ def _share(model: nn.Module, path: str) -> float:
 
 def _warn(message: str) -> None:
     warnings.warn(message, CaptureWarning, stacklevel=6)
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool, eval_only: Sequence[str]) -> Iterator[None]:
-    """All modules in one mode, but for those that stay in eval mode; afterwards each as it was."""
-    before = {module: module.training for module in model.modules()}
-    try:
-        for module in before:
-            module.training = training
-        for path in eval_only:
-            model.get_submodule(path).training = False
-        yield
-    finally:
-        for module, flag in before.items():
-            module.training = flag
 
 
 def _check_runs(model: nn.Module, arguments: Arguments) -> None:

@@ -20,6 +20,7 @@ from torch.fx import Graph
 from torch.utils import _pytree as pytree
 
 from hatify.capture.inputs import Arguments
+from hatify.capture.running import run_once
 
 Size = int | tuple[int, int, int]  # a number, or a multiple of an operand's size: operand, dimension, factor
 
@@ -196,35 +197,6 @@ def _record(model: nn.Module, module: nn.Module, arguments: Arguments) -> list[_
         for hook in hooks:
             hook.remove()
     return calls
-
-
-def run_once(model: nn.Module, arguments: Arguments) -> None:
-    """Run a model in eval mode and leave it as it was."""
-    with left_as_it_was(model):
-        try:
-            with torch.no_grad():
-                model(*arguments[0], **arguments[1])
-        except Exception:  # forward may differentiate (forces from an energy)
-            with torch.enable_grad():
-                model(*arguments[0], **arguments[1])
-
-
-@contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """A model in eval mode; afterwards its modes and buffers are as before."""
-    training = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
-    try:
-        for module in training:  # not by `eval()`, with which some models merge weights
-            module.training = False
-        yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in buffers and buffer.shape == buffers[name].shape:
-                    buffer.copy_(buffers[name])
 
 
 def _one_more(arguments: Arguments) -> Arguments:

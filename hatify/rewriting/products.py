@@ -13,7 +13,7 @@ def multiplied(values: list[Tensor], factors: list[Tensor], order: list[int]) ->
     """Each value times its factor. order: the position of each value's factor."""
     if torch._C._are_functorch_transforms_active():  # vmap knows no operators on lists
         return [value * factors[position] for value, position in zip(values, order, strict=True)]
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # which fuses gradients by itself
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler fuses gradients
         return torch._foreach_mul(values, [factors[position] for position in order])
     products: Sequence[Tensor] = _Multiplied.apply(order, *values, *factors)
     return products

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+UNUSED = 2.0**-6  # small, so that nothing overflows, but not zero, by which a weight's norm would divide
+
 
 class Divergence:
     """Finds the parameters that hold NaN or infinity, or whose norm overflows; it looks again only at those that were
@@ -37,9 +39,6 @@ class Divergence:
         # Asked only now: an answer waits until the device has done all that it was given.
         self._diverged.update((name, not bool(answer)) for name, answer in finite.items())
         return [name for name, diverged in self._diverged.items() if diverged]
-
-
-UNUSED = 2.0**-6  # small, so that nothing overflows, but not zero, by which a weight's norm would divide
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class LearningTask:
         return regularization(self._registry.masks(self.task_id, self.scale()), self._tariff)
 
     def used_scale(self, mask_scale: Tensor | float | None) -> None:
-        """Note the scale of the task's last forward pass (None: binary masks): the compensation divides by it."""
+        """Note the scale of the last pass with gradients (None: binary masks): the compensation divides by it."""
         self._used_scale = mask_scale
         self._factors = {}
 
