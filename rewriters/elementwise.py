@@ -51,14 +51,10 @@ def elementwise(call: Call, *, keeps_zero: bool) -> Effect:
     aten.square,
     aten.sin,
     aten.tan,
-    aten.asin,
     aten.arctan,
     aten.atan,
-    aten.sinh,
     aten.asinh,
-    aten.atanh,
     aten.frac,
-    aten.erfinv,
     aten.deg2rad,
     aten.rad2deg,
     aten.real,
@@ -71,8 +67,6 @@ def elementwise(call: Call, *, keeps_zero: bool) -> Effect:
     aten.resolve_neg,
     aten.erf,
     aten.special_erf,
-    aten.expm1,
-    aten.log1p,
     aten.floor,
     aten.ceil,
     aten.round,
@@ -109,12 +103,9 @@ def cast(call: Call) -> Effect:
     aten.log_sigmoid,
     aten.cos,
     aten.erfc,
-    aten.acos,
     aten.sinc,
-    aten.i0,
     aten.alpha_dropout,
     aten.feature_alpha_dropout,
-    aten.pow.Scalar,
 )
 def loses_zeros(call: Call) -> Effect:
     return elementwise(call, keeps_zero=False)
@@ -123,8 +114,8 @@ def loses_zeros(call: Call) -> Effect:
 @rewriter(aten.log, aten.log2, aten.log10, aten.logit, aten.reciprocal, aten.rsqrt, aten.sqrt)
 def infinite_at_zero(call: Call) -> Effect:
     """The value or its slope is."""
-    _keep_from_zero(call, call["self"])
-    return elementwise(call, keeps_zero=False)
+    reads = _keep_from_zero(call, call["self"])
+    return replace(elementwise(call, keeps_zero=False), reads=reads)
 
 
 LEAVES_INFINITIES = {
@@ -142,6 +133,7 @@ LEAVES_INFINITIES = {
 
 # What is above zero even for entries that are zero, and what passes that on.
 POSITIVE = {aten.exp.default, aten.sigmoid.default, aten.softplus.default, aten.softmax.int, aten._softmax.default}
+BOUNDED = {aten.clamp_min.default, aten.clamp.default}
 PASSES_ON = {
     aten.sqrt.default,
     aten.pow.Tensor_Scalar,
@@ -159,17 +151,22 @@ PASSES_ON = {
 }
 
 
-def _keep_from_zero(call: Call, operand: Node) -> None:
-    """Take the features of an operand that must not be zero out of all masks, unless zeros never reach it.
+def _keep_from_zero(call: Call, operand: Node) -> tuple[Node, ...]:
+    """Take the features of an operand that must not be zero out of all masks, unless a small number is added to them.
 
     So, too, those that are summed into it part by part: a mask may leave nothing of a part.
+    Returns what that number is added to: dead entries must be zero before it, since no zero behind the function stops
+    the NaN that it makes of a negative one.
     """
-    if call.has_features(operand):
-        masked = None if _has_floor(operand, call.node) else operand
-    else:
+    if not call.has_features(operand):
         masked = _summed_in_parts(call, operand)
+    elif floor := _floor(operand, call.node):
+        return () if floor.target in BOUNDED else (floor.all_input_nodes[0],)
+    else:
+        masked = operand
     if masked is not None:
         call.variables.release(call.support(masked))
+    return ()
 
 
 def _summed_in_parts(call: Call, node: Node) -> Node | None:
@@ -183,22 +180,22 @@ def _summed_in_parts(call: Call, node: Node) -> Node | None:
     return None
 
 
-def _has_floor(node: Node, reader: Node) -> bool:
-    """Whether a small number keeps a tensor from zero, as in `sqrt(x + eps)` and `x.clamp_min(eps)`.
+def _floor(node: Node, reader: Node) -> Node | None:
+    """The call by which a small number keeps a tensor from zero, as in `sqrt(x + eps)` and `x.clamp_min(eps)`.
 
-    It does not where somebody else reads the tensor, too: for that, it may be gated.
+    There is none where somebody else reads the tensor, too: for that, it may be gated.
     """
     while node.target in PASSES_ON and isinstance(node.args[0], Node) and _is_for(node, reader):
         node, reader = node.args[0], node
     if not _is_for(node, reader):
-        return False
+        return None
     if node.target in POSITIVE:
-        return True
+        return node
     arguments = arguments_of(node)
-    floor = arguments.get("min") if node.target in (aten.clamp_min.default, aten.clamp.default) else None
+    floor = arguments.get("min") if node.target in BOUNDED else None
     if node.target in (aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar):
         floor = arguments["other"]
-    return isinstance(floor, int | float) and floor > 0
+    return node if isinstance(floor, int | float) and floor > 0 else None
 
 
 def _is_for(node: Node, reader: Node) -> bool:
@@ -206,11 +203,16 @@ def _is_for(node: Node, reader: Node) -> bool:
     return all(user is reader or (user.target == aten.div.Tensor and user.args[0] is not node) for user in node.users)
 
 
-@rewriter(aten.exp, aten.exp2, aten.cosh)
-def grows_without_bound(call: Call) -> Effect:
-    """Loses zeros, and overflows: a dead entry must be zero before it, as no zero behind it stops an infinity."""
-    (operand, *_) = call.operands
-    return replace(elementwise(call, keeps_zero=False), reads=(operand,))
+@rewriter(aten.asin, aten.atanh, aten.erfinv, aten.expm1, aten.log1p, aten.sinh)
+def keeps_zeros_of_few(call: Call) -> Effect:
+    """Overflows, or is NaN for some numbers: a dead entry must be zero before it, as no zero behind it stops those."""
+    return replace(elementwise(call, keeps_zero=True), reads=call.operands)
+
+
+@rewriter(aten.acos, aten.cosh, aten.exp, aten.exp2, aten.i0, aten.pow.Scalar)
+def loses_zeros_of_few(call: Call) -> Effect:
+    """The same of a function that is not zero at zero."""
+    return replace(elementwise(call, keeps_zero=False), reads=call.operands)
 
 
 @rewriter(aten.clamp, aten.clip, aten.hardtanh, aten.clamp_min, aten.clamp_max)
@@ -241,16 +243,17 @@ def threshold(call: Call) -> Effect:
 def power(call: Call) -> Effect:
     """Below 1, the power or its slope is infinite at zero."""
     exponent = call["exponent"]
-    keeps_zero = isinstance(exponent, int | float) and exponent >= 1
-    if not keeps_zero and exponent != 0:
-        _keep_from_zero(call, call["self"])
-    return elementwise(call, keeps_zero=keeps_zero)
+    if isinstance(exponent, int | float) and (exponent == 0 or exponent >= 1):
+        reads = () if float(exponent).is_integer() else (call["self"],)  # of a negative number it is NaN
+        return replace(elementwise(call, keeps_zero=exponent != 0), reads=reads)
+    return replace(elementwise(call, keeps_zero=False), reads=_keep_from_zero(call, call["self"]))
 
 
 @rewriter(aten.pow.Tensor_Tensor, aten.float_power.Tensor_Tensor)
 def power_of_tensor(call: Call) -> Effect:
     """The base's features; the exponent (a learned one, say) is read as it is."""
-    return Effect(_to_rank(call.support(call["self"]), call), flows=(call["self"],), keeps_zero=False)
+    reads = _keep_from_zero(call, call["self"])
+    return Effect(_to_rank(call.support(call["self"]), call), flows=(call["self"],), reads=reads, keeps_zero=False)
 
 
 @rewriter(aten.add, aten.sub, aten.subtract, aten.maximum, aten.minimum)
@@ -374,18 +377,18 @@ def _spans(call: Call, node: Node, result: Support) -> bool:
 def divide(call: Call) -> Effect:
     """Zero where the numerator is. A divisor must not be zero."""
     left, right = call["self"], call["other"]
-    if is_tensor(right):
-        _keep_from_zero(call, right)
+    reads = _keep_from_zero(call, right) if is_tensor(right) else ()
     if not is_tensor(left) or not is_tensor(right):
-        return elementwise(call, keeps_zero=is_tensor(left))
-    return Effect(_to_rank(call.support(left), call), flows=(left,))
+        return replace(elementwise(call, keeps_zero=is_tensor(left)), reads=reads)
+    return Effect(_to_rank(call.support(left), call), flows=(left,), reads=reads)
 
 
 @rewriter(aten.addcdiv)
 def add_quotient(call: Call) -> Effect:
     """`self + tensor1 / tensor2`: zero where `self` and the numerator are."""
-    _keep_from_zero(call, call["tensor2"])
-    return combined(call, call["self"], call["tensor1"])
+    reads = _keep_from_zero(call, call["tensor2"])
+    effect = combined(call, call["self"], call["tensor1"])
+    return replace(effect, reads=(*effect.reads, *reads))
 
 
 @rewriter(aten.addcmul)

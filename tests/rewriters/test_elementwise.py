@@ -70,10 +70,33 @@ SINGULAR_AT_ZERO: dict[str, Function] = {
     "reciprocal": lambda x: 1 / (1 + x.square()),
     "rsqrt": lambda x: torch.rsqrt(1 + x.square()),
     "sqrt": lambda x: torch.sqrt(1 + x.square()),
-    "logit": lambda x: torch.logit(0.1 + 0.5 * torch.sigmoid(x)),
+    "logit": lambda x: torch.logit(0.1 + torch.tanh(x).square() / 2),
     "root of a mean of powers": lambda x: (1 + x.square()).pow(3).pow(1 / 3),
     "hypotenuse": lambda x: torch.hypot(x, 1 + x.square()),
     "negative power": lambda x: (1 + x.square()).pow(-0.5),
+}
+
+# What WIDTH features give at first, and NaN or infinity once another task has trained those that are not masked.
+DEFINED_FOR_FEW: dict[str, tuple[Function, int]] = {
+    "log": (lambda x: torch.log(x + 40), 1),
+    "log of a sigmoid": (lambda x: torch.sigmoid(x).log(), 1),
+    "square root": (lambda x: torch.sqrt(x + 40), 1),
+    "inverse square root": (lambda x: torch.rsqrt(x + 40), 1),
+    "logit": (lambda x: torch.logit(x / 80 + 0.5), 1),
+    "broken power": (lambda x: (x + 40).pow(1.5), 1),
+    "power by a tensor": (lambda x: (x + 40).pow(torch.linspace(0.5, 1.5, WIDTH)), 1),
+    "negative broken power": (lambda x: (x + 40).pow(-0.5), 1),
+    "quotient": (lambda x: torch.tanh(x) / (x + 40), 0),
+    "addcdiv": (lambda x: torch.addcdiv(x, x, x + 40), 0),
+    "arc cosine": (lambda x: torch.acos(x / 40), 1),
+    "arc sine": (lambda x: torch.asin(x / 40), 0),
+    "hyperbolic arc tangent": (lambda x: torch.atanh(x / 40), 0),
+    "inverse error function": (lambda x: torch.erfinv(x / 40), 0),
+    "log1p": (lambda x: torch.log1p(x / 40), 0),
+    "expm1": (lambda x: torch.expm1(x / 2), 0),
+    "hyperbolic sine": (lambda x: torch.sinh(x / 2), 0),
+    "bessel function": (lambda x: torch.i0(x / 2), 1),
+    "power of two": (lambda x: 2 ** (x / 2), 1),
 }
 
 
@@ -90,6 +113,20 @@ def test_zeros_that_are_lost_are_gated_again(function: Function) -> None:
 @pytest.mark.parametrize("function", SINGULAR_AT_ZERO.values(), ids=SINGULAR_AT_ZERO)
 def test_the_gate_goes_behind_what_is_singular_at_zero(function: Function) -> None:
     check_between("vectors", function, gates=1)
+
+
+@pytest.mark.parametrize(("function", "gates"), DEFINED_FOR_FEW.values(), ids=DEFINED_FOR_FEW)
+def test_another_tasks_features_reach_no_function_that_makes_them_nan(function: Function, gates: int) -> None:
+    net = check_between("vectors", function, gates=gates)
+    x, locks, is_finite = torch.randn(4, 3), net.lock_masks(1), True
+    with torch.no_grad():
+        before = net(x, task_id=0)
+        for value in (-1000.0, -40.0, 1000.0):
+            net.write.weight[~locks["write.weight"]] = 0.0
+            net.write.bias[~locks["write.bias"]] = value
+            assert torch.equal(net(x, task_id=0), before)
+            is_finite &= bool(net(x).isfinite().all())
+    assert not is_finite
 
 
 class SigmoidNetwork(nn.Sequential):
