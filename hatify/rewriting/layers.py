@@ -77,8 +77,10 @@ class HATLayer(nn.Module):
         for position in lists:
             arguments[position] = list(constants[position])
         for position, element, operand, attribute, places in fillings:
-            if attribute is None:
-                value = None if operand is None else operands[operand]
+            if operand is None and attribute is None:
+                value, places = self._stand_in(operands[0], places, masks), ()
+            elif attribute is None:
+                value = operands[operand]
             elif attribute in products:
                 value, places = products[attribute], ()
             else:
@@ -86,6 +88,14 @@ class HATLayer(nn.Module):
             _put(_masked(value, places, masks) if places and masks else value, arguments, position, element)
         result = _called(used.operator, arguments, names)
         return _masked(result, result_masks, masks) if result_masks and masks else result
+
+    def _stand_in(self, operand: Tensor, places: Places, masks: Sequence[Tensor | None]) -> Tensor | None:
+        """The mask itself for an affine parameter that a norm has not: of the type of its statistics or its operand."""
+        mask = _masked(None, places, masks)
+        if mask is None:
+            return None
+        statistics = [value for value in self._buffers.values() if value is not None and value.is_floating_point()]
+        return mask.to(statistics[0].dtype if statistics else operand.dtype)
 
     def _up_to_date(self, vectors: Products | None) -> Mapping[str, Tensor]:
         """Products that are this layer's still: not of one that it has replaced, nor of before its hooks have run."""

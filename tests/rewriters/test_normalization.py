@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hatify import hatify
 from tests.rewriters.promises import SHAPES, WIDTH, Sandwich, check, check_between
 
 CHANNELWISE = {
@@ -116,3 +117,13 @@ def test_statistics_are_each_tasks_own() -> None:
     assert torch.equal(buffers["middle.per_task.0.running_mean"], before)
     assert not torch.equal(buffers["middle.per_task.1.running_mean"], before)
     assert buffers["middle.per_task.1.num_batches_tracked"] == 1
+
+
+@pytest.mark.parametrize("kind", ["images", "tokens"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_mask_that_stands_in_for_an_affine_parameter_is_of_its_type(kind: str, dtype: torch.dtype) -> None:
+    norm = nn.BatchNorm2d(WIDTH, affine=False) if kind == "images" else nn.LayerNorm(WIDTH, elementwise_affine=False)
+    x = torch.randn(SHAPES[kind], dtype=dtype)
+    net = hatify(Sandwich(kind, norm).to(dtype), num_tasks=1, example_inputs=(x,)).eval()
+    assert net(x, task_id=0).dtype is dtype
+    assert net.extract(0)(x).dtype is dtype
