@@ -80,9 +80,11 @@ class HATModule(GraphModule):
         self._keep_unused(root)
         self._task_id: int | None = None
         self._learning: LearningTask | None = None
+        self._guard: OptimizerGuard | None = None
         self._warned_full = False
         self._divergence = Divergence({name: self._place(name) for name in self.shared_parameters()})
         self._register_hooks()
+        self.register_state_dict_pre_hook(HATModule._restore_locked)
         self.register_load_state_dict_pre_hook(_check_state_dict)
         self.register_load_state_dict_post_hook(_take_fingerprints_anew)
         refuse_steps(self, _steps_would_move_trained_tasks)
@@ -451,7 +453,8 @@ class HATModule(GraphModule):
             guard.attach(stack)
             reload = self.register_load_state_dict_post_hook(lambda module, keys: guard.reload())
             stack.callback(reload.remove)
-            self._learning = learning
+            self._learning, self._guard = learning, guard
+            stack.callback(setattr, self, "_guard", None)
             stack.callback(setattr, self, "_learning", None)
             yield learning
         if not self.registry.interrupted.pop(task, 0) and steps is not None:
@@ -467,6 +470,14 @@ class HATModule(GraphModule):
         emptiness = describe_emptiness(self.registry, task)
         if emptiness is not None:
             warnings.warn(emptiness, CapacityWarning, stacklevel=3)
+
+    def _restore_locked(self, *details: Any) -> None:
+        """Put back what something beside an optimizer's steps has moved, before the network is copied or saved.
+
+        details: what a hook on `state_dict` is told.
+        """
+        if self._guard is not None:
+            self._guard.restore()
 
     def moved_since_trained(self, task_id: int) -> tuple[str, ...]:
         """The parameters and buffers, of those that a trained task depends on, that have changed since its training.
@@ -585,6 +596,7 @@ class HATModule(GraphModule):
     # -- copying, pickling -------------------------------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HATModule:
+        self._restore_locked()
         root = nn.Module()
         root.__dict__.update(
             {k: copy.deepcopy(self.__dict__[k], memo) for k in ("_parameters", "_buffers", "_modules", "training")}
@@ -600,6 +612,7 @@ class HATModule(GraphModule):
         Raises:
             FileError: a part of it that data has no form for.
         """
+        self._restore_locked()
         return apart(self, self.blueprint, self._task_id)
 
     @staticmethod

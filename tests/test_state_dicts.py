@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hatify import HATConfig, HATModule, hatify, verify
 from hatify.errors import InputError, TrainingError, TrainingWarning
 
 CONFIG = HATConfig(init="normal")  # a task takes half of each group
+Copying = Callable[[HATModule], HATModule]
 X = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -123,6 +126,24 @@ def test_a_best_checkpoint_from_the_midst_of_a_task_is_not_locked_and_says_so() 
     remembered = answer(net, 0)
     learn(net, 1)
     assert torch.equal(answer(net, 0), remembered)
+
+
+def in_a_state_dict(net: HATModule) -> HATModule:
+    saved = network()
+    saved.load_state_dict(net.state_dict())
+    return saved
+
+
+@pytest.mark.parametrize("saved", [in_a_state_dict, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_what_is_saved_in_the_midst_of_a_task_holds_the_earlier_ones_as_they_were(saved: Copying) -> None:
+    """Whatever has written to the weights then: an optimizer that is none of PyTorch's, say."""
+    net = network()
+    remembered = learn(net, 0)
+    with net.learn(1), torch.no_grad():
+        for parameter in net.parameters():
+            parameter.data *= 0.9
+        in_the_midst = saved(net)
+    assert torch.equal(answer(in_the_midst, 0), remembered)
 
 
 def test_a_plain_models_weights_over_trained_tasks_are_noticed() -> None:
