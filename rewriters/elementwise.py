@@ -149,6 +149,7 @@ PASSES_ON = {
     aten.reshape.default,
     aten.to.dtype,
 }
+SCALES = {aten.mul.Tensor, aten.div.Tensor}  # by a number
 
 
 def _keep_from_zero(call: Call, operand: Node) -> tuple[Node, ...]:
@@ -171,8 +172,8 @@ def _keep_from_zero(call: Call, operand: Node) -> tuple[Node, ...]:
 
 def _summed_in_parts(call: Call, node: Node) -> Node | None:
     """The tensor with features of which each entry of another one sums up a part; None if there is no such tensor."""
-    while node.target in PASSES_ON and isinstance(node.args[0], Node):
-        node = node.args[0]
+    while source := _passed_on(node):
+        node = source
         if call.has_features(node):
             support = call.support(node)
             structured = sum(varies(support, d) for d in range(support.ndim))
@@ -185,8 +186,8 @@ def _floor(node: Node, reader: Node) -> Node | None:
 
     There is none where somebody else reads the tensor, too: for that, it may be gated.
     """
-    while node.target in PASSES_ON and isinstance(node.args[0], Node) and _is_for(node, reader):
-        node, reader = node.args[0], node
+    while (source := _passed_on(node)) and _is_for(node, reader):
+        node, reader = source, node
     if not _is_for(node, reader):
         return None
     if node.target in POSITIVE:
@@ -196,6 +197,13 @@ def _floor(node: Node, reader: Node) -> Node | None:
     if node.target in (aten.add.Tensor, aten.add_.Tensor, aten.add.Scalar):
         floor = arguments["other"]
     return node if isinstance(floor, int | float) and floor > 0 else None
+
+
+def _passed_on(node: Node) -> Node | None:
+    """The argument of a call whose result is zero only where that is zero, or sums up to zero; None for other calls."""
+    scales = node.target in SCALES and isinstance(node.args[1], int | float) and node.args[1] != 0
+    passes = scales or node.target in PASSES_ON
+    return node.args[0] if passes and isinstance(node.args[0], Node) else None
 
 
 def _is_for(node: Node, reader: Node) -> bool:

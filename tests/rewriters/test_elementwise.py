@@ -73,6 +73,7 @@ SINGULAR_AT_ZERO: dict[str, Function] = {
     "logit": lambda x: torch.logit(0.1 + torch.tanh(x).square() / 2),
     "root of a mean of powers": lambda x: (1 + x.square()).pow(3).pow(1 / 3),
     "hypotenuse": lambda x: torch.hypot(x, 1 + x.square()),
+    "of what is scaled": lambda x: torch.rsqrt(4 * (1 + x.square()) / 3),
     "negative power": lambda x: (1 + x.square()).pow(-0.5),
 }
 
