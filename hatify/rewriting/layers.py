@@ -77,10 +77,10 @@ class HATLayer(nn.Module):
         for position in lists:
             arguments[position] = list(constants[position])
         for position, element, operand, attribute, places in fillings:
-            if operand is None and attribute is None:
-                value, places = self._stand_in(operands[0], places, masks), ()
-            elif attribute is None:
+            if operand is not None:
                 value = operands[operand]
+            elif attribute is None:
+                value, places = self._stand_in(operands[0], places, masks), ()
             elif attribute in products:
                 value, places = products[attribute], ()
             else:
