@@ -78,7 +78,7 @@ def fit_with_lightning(net: HATModule, task_id: int, epochs: int = 30, **options
 
     trainer = Trainer(
         max_epochs=epochs,
-        callbacks=[HATCallback(task_id)],
+        callbacks=[HATCallback(task_id), *options.pop("callbacks", [])],
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -105,6 +105,19 @@ def test_lightning(trainer: dict[str, Any]) -> None:
     assert torch.equal(logits(net, 0), before)
     assert accuracy(net, 1) > 0.85
     assert float(fitted.callback_metrics["accuracy"]) > 0.85  # under the masks of the task that is trained
+
+
+def test_lightnings_averages_are_written_before_a_task_ends() -> None:
+    pytest.importorskip("lightning", minversion="2.6")
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
+    net = network()
+    fit_with_lightning(net, 0)
+    before = logits(net, 0)
+    fit_with_lightning(net, 1, callbacks=[EMAWeightAveraging(decay=0.9)])
+    assert net.trained_tasks == (0, 1)
+    assert torch.equal(logits(net, 0), before)
+    assert net.moved_since_trained(1) == ()
 
 
 def test_lightning_after_an_exception() -> None:

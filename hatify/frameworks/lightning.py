@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from hatify.errors import TrainingError
@@ -29,6 +30,9 @@ class HATCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         the_network_in(pl_module).set_task(self.task_id)
+        # Behind those that write to weights when training ends (averages): as long as it is on, the earlier tasks are
+        # safe. Before checkpoints, which are to hold a trained task.
+        trainer.callbacks = sorted(trainer.callbacks, key=lambda each: (isinstance(each, Checkpoint), each is self))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
