@@ -32,7 +32,8 @@ class HATCallback(Callback):
         the_network_in(pl_module).set_task(self.task_id)
         # Behind those that write to weights when training ends (averages): as long as it is on, the earlier tasks are
         # safe. Before checkpoints, which are to hold a trained task.
-        trainer.callbacks = sorted(trainer.callbacks, key=lambda each: (isinstance(each, Checkpoint), each is self))
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        trainer.callbacks = sorted(callbacks, key=lambda each: (isinstance(each, Checkpoint), each is self))  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
