@@ -1146,6 +1146,40 @@ class FourierMixing(nn.Module):
         return self.head(torch.relu(self.mix(x)).mean((2, 3)))
 
 
+class SpectralConvolution(nn.Module):
+    """The low frequencies times complex weights; the others stay zero."""
+
+    def __init__(self, channels: int, modes: int) -> None:
+        super().__init__()
+        self.modes = modes
+        shape = channels, channels, modes, modes
+        self.low = nn.Parameter(torch.randn(shape, dtype=torch.cfloat) / channels)
+        self.high = nn.Parameter(torch.randn(shape, dtype=torch.cfloat) / channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        m, spectrum = self.modes, torch.fft.rfft2(x)
+        mixed = torch.zeros_like(spectrum)
+        mixed[:, :, :m, :m] = torch.einsum("bixy,ioxy->boxy", spectrum[:, :, :m, :m], self.low)
+        mixed[:, :, -m:, :m] = torch.einsum("bixy,ioxy->boxy", spectrum[:, :, -m:, :m], self.high)
+        return torch.fft.irfft2(mixed, s=x.shape[-2:])
+
+
+@stranger(plastic=0.74, x=IMAGE)
+class FourierNeuralOperator(nn.Module):
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        self.lift = nn.Conv2d(3, channels, 1)
+        self.spectral = nn.ModuleList(SpectralConvolution(channels, 3) for _ in range(2))
+        self.pointwise = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(2))
+        self.project = nn.Conv2d(channels, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lift(x)
+        for spectral, pointwise in zip(self.spectral, self.pointwise, strict=True):
+            x = F.gelu(spectral(x) + pointwise(x))
+        return self.project(x)
+
+
 @stranger(plastic=0.57, x=normal(BATCH, 2, 32))
 class LongConvolution(nn.Module):
     """A convolution as long as its input, by fast Fourier transforms."""

@@ -111,7 +111,7 @@ def _assigned_slice(emit: Emit, base: Node, view: Node, value: Node) -> Node:
     bounds = given.get("start"), given.get("end"), given.get("step", 1)
     if _is_whole(view, base):
         return value
-    return emit(aten.slice_scatter.default, base, value, given.get("dim", 0), *bounds)
+    return _scattered(emit, aten.slice_scatter.default, base, value, given.get("dim", 0), *bounds)
 
 
 def _assigned_narrow(emit: Emit, base: Node, view: Node, value: Node) -> Node:
@@ -121,18 +121,19 @@ def _assigned_narrow(emit: Emit, base: Node, view: Node, value: Node) -> Node:
         start += base.meta["val"].shape[given["dim"]]
     is_number = not isinstance(start, Node) and not isinstance(given["length"], Node)
     end = start + given["length"] if is_number else emit(operator.add, start, given["length"])
-    return emit(aten.slice_scatter.default, base, value, given["dim"], start, end)
+    return _scattered(emit, aten.slice_scatter.default, base, value, given["dim"], start, end)
 
 
 def _assigned_entry(emit: Emit, base: Node, view: Node, value: Node) -> Node:
     given = given_arguments(view)
-    return emit(aten.select_scatter.default, base, value, given["dim"], given["index"])
+    return _scattered(emit, aten.select_scatter.default, base, value, given["dim"], given["index"])
 
 
 def _assigned_unbound(emit: Emit, base: Node, view: Node, value: Node) -> Node:
     operation, index = view.args
     assert isinstance(operation, Node)
-    return emit(aten.select_scatter.default, base, value, given_arguments(operation).get("dim", 0), index)
+    dimension = given_arguments(operation).get("dim", 0)
+    return _scattered(emit, aten.select_scatter.default, base, value, dimension, index)
 
 
 def _assigned_piece(emit: Emit, base: Node, view: Node, value: Node) -> Node | None:
@@ -142,7 +143,19 @@ def _assigned_piece(emit: Emit, base: Node, view: Node, value: Node) -> Node | N
     sizes = [piece.shape[dimension] for piece in operation.meta["val"][: index + 1]]
     if any(isinstance(size, torch.SymInt) for size in sizes):
         return None
-    return emit(aten.slice_scatter.default, base, value, dimension, sum(sizes[:-1]), sum(sizes))
+    return _scattered(emit, aten.slice_scatter.default, base, value, dimension, sum(sizes[:-1]), sum(sizes))
+
+
+def _scattered(emit: Emit, target: OpOverload, base: Node, value: Node, dimension: int, *place: Any) -> Node:
+    """`base` with `value` in a place along a dimension.
+
+    Complex numbers as pairs of real ones: of the others PyTorch knows no gradient there.
+    """
+    operand: Tensor = base.meta["val"]
+    if not operand.is_complex():
+        return emit(target, base, value, dimension, *place)
+    pairs = [emit(aten.view_as_real.default, emit(aten.resolve_conj.default, each)) for each in (base, value)]
+    return emit(aten.view_as_complex.default, emit(target, *pairs, dimension % operand.dim(), *place))
 
 
 def _assigned_diagonal(emit: Emit, base: Node, view: Node, value: Node) -> Node:
