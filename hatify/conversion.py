@@ -58,8 +58,12 @@ def hatify(
         raise ConversionError(f"hatify converts a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, HATModule):
         raise ConversionError("the model is converted already: model.add_tasks(n) makes room for more tasks")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ConversionError("a ScriptModule has no Python code to capture; pass the module that it was made from")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ConversionError(
+                f"{repr(name) if name else 'the model'} is a ScriptModule, which has no Python code to capture; "
+                "use the module that it was made from"
+            )
     if isinstance(heads, str):
         raise ConversionError(f"heads takes a sequence of module paths: [{heads!r}], not {heads!r}")
     _check_names(model)

@@ -178,9 +178,12 @@ def test_an_export_that_fails_logs_nothing_beside_the_error(caplog: pytest.LogCa
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_script_module() -> None:
-    with pytest.raises(ConversionError, match="pass the module that it was made from"):
-        hatify(torch.jit.script(nn.Linear(4, 2)), num_tasks=2, example_inputs=(torch.randn(2, 4),))
+@pytest.mark.parametrize(("path", "place"), [("", "the model is"), ("0.1", "'0.1' is")])
+def test_script_modules(path: str, place: str) -> None:
+    scripted = torch.jit.script(nn.Linear(4, 2))
+    converted = scripted if not path else nn.Sequential(nn.Sequential(nn.Linear(4, 4), scripted), nn.ReLU())
+    with pytest.raises(ConversionError, match=f"{place} a ScriptModule.*use the module that it was made from"):
+        hatify(converted, num_tasks=2, example_inputs=(torch.randn(2, 4),))
 
 
 def test_every_exception_is_the_librarys_own() -> None:

@@ -92,6 +92,21 @@ def test_inputs_and_outputs_keep_their_structure() -> None:
     check(net.extract(0), net, 0, tokens, mask=mask)
 
 
+class Summed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        return self.head(torch.relu(self.embed(first) + sum(self.embed(other) for other in others)))
+
+
+def test_any_number_of_arguments() -> None:
+    inputs = tuple(torch.randn(3, 4) for _ in range(3))
+    net = converted(Summed(), inputs)
+    check(net.extract(1), net, 1, *inputs)
+
+
 def test_a_mask_that_leaves_all_or_one_feature() -> None:
     net = converted(timm.create_model("test_vit", num_classes=5), (torch.randn(2, 3, 160, 160),))
     x = torch.randn(2, 3, 160, 160)

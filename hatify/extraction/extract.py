@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import reduce
 
 import torch
@@ -65,9 +66,18 @@ def _dtype(net: GraphModule, registry: MaskRegistry) -> torch.dtype:
 def _take_calls(graph: Graph, signature: CallSignature) -> None:
     """Let the graph take arguments and give outputs in the model's own structure."""
     args, kwargs = pytree.tree_unflatten([None] * signature.inputs.num_leaves, signature.inputs)
-    names = [*list(signature.signature.parameters)[: len(args)], *kwargs]
+    names = [*_names_of_positions(signature.signature, len(args)), *kwargs]
     outputs = signature.outputs if signature.eval_outputs is None else signature.eval_outputs
     graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, signature.inputs, outputs)))
+
+
+def _names_of_positions(signature: inspect.Signature, count: int) -> list[str]:
+    """The names of the first positional arguments; of `*args` one for each."""
+    names: list[str] = []
+    for name, parameter in signature.parameters.items():
+        many = parameter.kind is parameter.VAR_POSITIONAL
+        names += [f"{name}_{i}" for i in range(count - len(names))] if many else [name]
+    return names[:count]
 
 
 def _root(tensors: dict[str, Tensor], parameters: set[str]) -> nn.Module:
