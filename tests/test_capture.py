@@ -319,6 +319,18 @@ def test_a_derivative_that_is_not_captured_is_named() -> None:
         hatify(Between(lambda x: checkpoint(torch.tanh, x, use_reentrant=True)))
 
 
+def reversed_by_a_hook(x: Tensor) -> Tensor:
+    y = x.tanh()
+    if y.requires_grad:
+        y.register_hook(torch.neg)
+    return y
+
+
+def test_a_hook_that_does_not_run_is_named() -> None:
+    with pytest.warns(CaptureWarning, match="hooks on gradients"):
+        hatify(Between(reversed_by_a_hook))
+
+
 @pytest.mark.parametrize(
     ("function", "written"),
     [(Sign.apply, lambda x: x + (x.sign() - x).detach()), (Reversed.apply, lambda x: 2 * x.detach() - x)],

@@ -1,40 +1,65 @@
-"""What a custom `torch.autograd.Function` says of its derivative, the capture doesn't see: it keeps operators alone."""
+"""What forward says of its derivative, the capture doesn't see, since it keeps operators alone.
+
+That is what a custom `torch.autograd.Function` defines, and what a hook does to a gradient.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from hatify.capture.inputs import Arguments
 from hatify.capture.running import left_as_it_was
 from hatify.errors import CaptureWarning
 
+INSTEAD = (
+    "Write a straight-through estimator as x + (f(x) - x).detach(), the reversal of gradients as 2 * x.detach() - x"
+)
+
 
 def warn_of_own_derivatives(model: nn.Module, arguments: Arguments) -> None:
-    """Say which functions are captured without the backward that they define."""
-    names = dict.fromkeys(type(node).__name__.removesuffix("Backward") for node in _own_backwards(model, arguments))
+    """Say which functions are captured without the backward that they define, and whether hooks are lost."""
+    with _NotedHooks() as hooks:
+        results = _results(model, arguments)
+    names = dict.fromkeys(type(node).__name__.removesuffix("Backward") for node in _own_backwards(results))
     if names:
         warnings.warn(
             f"{', '.join(names)}: of a torch.autograd.Function the graph has what it computes, not the backward that "
-            "it defines; gradients are those of its operators. Write a straight-through estimator as "
-            "x + (f(x) - x).detach(), the reversal of gradients as 2 * x.detach() - x, and checkpoint with "
+            f"it defines; gradients are those of its operators. {INSTEAD}, and checkpoint with "
             "use_reentrant=False (a submodule that is called as it is keeps its own)",
+            CaptureWarning,
+            stacklevel=4,
+        )
+    if hooks.on_tensors:
+        warnings.warn(
+            f"forward registers hooks on gradients, which are no part of the graph: they do not run. {INSTEAD}",
             CaptureWarning,
             stacklevel=4,
         )
 
 
-def _own_backwards(model: nn.Module, arguments: Arguments) -> Iterator[Any]:
-    """Of the results of one call, the nodes of backward that Python defines."""
+class _NotedHooks(TorchFunctionMode):
+    """Notes whether hooks are registered on the gradients of tensors."""
+
+    on_tensors = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.on_tensors |= func is Tensor.register_hook
+        return func(*args, **(kwargs or {}))
+
+
+def _own_backwards(results: Iterable[Tensor]) -> Iterator[Any]:
+    """The nodes of the results' backward that Python defines."""
     seen: set[Any] = set()
-    waiting = [result.grad_fn for result in _results(model, arguments)]
+    waiting = [result.grad_fn for result in results]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
@@ -45,6 +70,7 @@ def _own_backwards(model: nn.Module, arguments: Arguments) -> Iterator[Any]:
 
 
 def _results(model: nn.Module, arguments: Arguments) -> list[Tensor]:
+    """The tensors that a call gives, with gradients."""
     if any(map(is_lazy, model.parameters())):  # a call would make them, in the user's model
         return []
     try:
