@@ -24,7 +24,7 @@ def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
     dynamic = pytree.tree_map(
         lambda v: {0: Dim.AUTO} if isinstance(v, torch.Tensor) and v.dim() > 0 else None, arguments
     )
-    with warnings.catch_warnings(), _without_log_warnings(), _without_fused_attention(), _without_idle_conversions():
+    with warnings.catch_warnings(), _without_log_entries(), _without_fused_attention(), _without_idle_conversions():
         # recurrent layers re-assign their weights in forward; the export restores them, but warns
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         by_parameter = _by_parameter(model, *dynamic)
@@ -40,18 +40,20 @@ def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 @contextmanager
-def _without_log_warnings() -> Iterator[None]:
+def _without_log_entries() -> Iterator[None]:
     """Where an export fails it logs whole graphs; the error that follows says what matters."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    loggers = [logging.getLogger(f"torch.fx.experimental.{name}") for name in ("symbolic_shapes", "recording")]
 
-    def is_no_warning(record: logging.LogRecord) -> bool:
-        return record.levelno != logging.WARNING
+    def is_minor(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.WARNING
 
-    logger.addFilter(is_no_warning)
+    for logger in loggers:
+        logger.addFilter(is_minor)
     try:
         yield
     finally:
-        logger.removeFilter(is_no_warning)
+        for logger in loggers:
+            logger.removeFilter(is_minor)
 
 
 @contextmanager
