@@ -45,10 +45,13 @@ def layer_norm(call: Call) -> Effect:
 
 @rewriter(aten._weight_norm.default, aten._weight_norm_interface.default)
 def weight_norm(call: Call) -> Effect:
-    """`g * v / |v|`, with a norm for each entry of `dim`: zero where either is, but every entry of a norm reads `v`."""
+    """`g * v / |v|`, with a norm for each entry of `dim`: zero where either is, but every entry of a norm reads `v`.
+
+    PyTorch's own -1 for `dim` is no last dimension: there is one norm of all.
+    """
     direction, magnitude = call["v"], call["g"]
     support = call.support(direction)
-    kept = call.dimension("dim", direction)
+    kept = None if call["dim"] == -1 else call.dimension("dim", direction)
     is_mixed = any(varies(support, d) for d in range(support.ndim) if d != kept)
     combination = call.variables.combine(support, call.support(magnitude))
     factors = [node for node, carries in zip((direction, magnitude), combination.carries, strict=True) if carries]

@@ -12,7 +12,7 @@ from torch.fx import Node
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
 from hatify.analysis.sizes import entries_per_example
-from hatify.analysis.support import Support, broadcast, live, reshape, varies
+from hatify.analysis.support import Support, blocks, broadcast, live, reshape, varies
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
@@ -45,7 +45,28 @@ def reshaped(call: Call) -> Effect:
     if math.prod(old) != math.prod(new):
         return call.live(reads=(operand,))  # parts of an unknown size, which are no whole number here
     support = reshape(call.support(operand), old, new)
-    return moved_like(call, support) if _repeats_over_batch(call, support) else call.live(reads=(operand,))
+    holds = _keeps_batch_outermost(call) and _repeats_over_batch(call, support)
+    return moved_like(call, support) if holds else call.live(reads=(operand,))
+
+
+def _keeps_batch_outermost(call: Call) -> bool:
+    """Whether a dimension of dynamic size is merged with features, or split, with no features outside of it.
+
+    In `(batch, n) -> (n, batch)` the entries of a feature lie elsewhere for each size of the batch.
+    """
+    operand, support = call["self"], call.support(call["self"])
+    for old, new in blocks(call.shape(operand), call.result_shape):
+        structured = [d for d in old if varies(support, d)]
+        before = any(structured[:1] < [d] for d in _dynamic(operand) if d in old)
+        after = any(d in new[1:] for d in _dynamic(call.node))
+        if structured and (before or after):
+            return False
+    return True
+
+
+def _dynamic(node: Node) -> list[int]:
+    """The dimensions of dynamic size."""
+    return [d for d, size in enumerate(node.meta["val"].shape) if isinstance(size, torch.SymInt)]
 
 
 def _repeats_over_batch(call: Call, support: Support) -> bool:

@@ -212,7 +212,7 @@ class SelfAttention(nn.Module):
         return self.head(self.norm(x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
 
 
-@stranger(plastic=0.50, x=normal(BATCH, 2, 12), keys=normal(5, 2, 10), values=normal(5, 2, 14))
+@stranger(plastic=0.47, x=normal(BATCH, 2, 12), keys=normal(5, 2, 10), values=normal(5, 2, 14))
 class CrossAttention(nn.Module):
     """Sequence first, with keys and values of widths of their own; the attention weights are an output, too."""
 
@@ -240,7 +240,7 @@ class PaddedTransformer(nn.Module):
         return self.head((x * padding[..., None]).sum(1) / counts)
 
 
-@stranger(plastic=0.75, source=WORDS, target=WORDS)
+@stranger(plastic=0.71, source=WORDS, target=WORDS)
 class Translator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -344,7 +344,7 @@ class AlibiAttention(nn.Module):
         return self.head(x + self.out((weights @ v).transpose(1, 2).flatten(2)))
 
 
-@stranger(plastic=0.80, x=SEQUENCE)
+@stranger(plastic=0.7, x=SEQUENCE)
 class LearnedQueries(nn.Module):
     """As DETR: queries that are parameters attend to the input."""
 
@@ -360,7 +360,7 @@ class LearnedQueries(nn.Module):
         return {"classes": self.classes(found), "boxes": self.boxes(found).sigmoid()}
 
 
-@stranger(plastic=0.76, x=SEQUENCE)
+@stranger(plastic=0.74, x=SEQUENCE)
 class Perceiver(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -1843,3 +1843,32 @@ class CustomLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.second(scaled(self.first(x), self.weight))))
+
+
+@stranger(plastic=0.7, tokens=Indices(20, (BATCH, 6)))
+class CausalEncoder(nn.Module):
+    """nn.TransformerEncoder looks at the mask's values to find out whether it is causal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.embed, self.head = nn.Embedding(20, 16), nn.Linear(16, 20)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
+        return self.head(self.encoder(self.embed(tokens), mask=mask))
+
+
+@stranger(plastic=0.7, source=normal(BATCH, 6, 4), target=normal(BATCH, 5, 4))
+class EncoderDecoder(nn.Module):
+    """Queries of one sequence, keys and values of another, of one packed weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source, self.target, self.head = nn.Linear(4, 16), nn.Linear(4, 16), nn.Linear(16, 3)
+        self.transformer = nn.Transformer(16, 2, 2, 2, 32, dropout=0.0, batch_first=True)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.head(self.transformer(self.source(source), self.target(target), tgt_mask=mask))

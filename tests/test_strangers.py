@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hatify import HATModule, hatify
-from hatify.verification.trials import draw_masks, perturb, plastic_share, relative_difference, scramble
+from hatify.verification.trials import (
+    draw_masks,
+    perturb,
+    plastic_share,
+    relative_difference,
+    scramble,
+    with_all_features,
+)
 from tests.strangers import STRANGERS
 
 SLACK = 0.01  # random masks miss the mean by so much
@@ -26,6 +33,8 @@ def test_equal_unmoved_plastic_forgotten_and_extracted(name: str) -> None:
     net = hatify(model, num_tasks=2, example_inputs=stranger.inputs(2))
     inputs = stranger.inputs(3)
     assert_same_function(model.eval(), net.eval(), inputs)
+    trial = with_all_features(net)
+    assert_same_function(model, trial, inputs, task_id=trial.num_tasks - 1)
     train(net, 0, inputs)
     draw_masks(net, 0)
     assert_forgotten(copy.deepcopy(net), inputs)
@@ -34,8 +43,8 @@ def test_equal_unmoved_plastic_forgotten_and_extracted(name: str) -> None:
     assert_extracted(net, inputs)
 
 
-def assert_same_function(model: nn.Module, net: HATModule, inputs: dict[str, Any]) -> None:
-    expected, actual = outputs(model, inputs), outputs(net, inputs)
+def assert_same_function(model: nn.Module, net: HATModule, inputs: dict[str, Any], **task: int) -> None:
+    expected, actual = outputs(model, inputs), outputs(net, inputs, **task)
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
         assert one.shape == other.shape

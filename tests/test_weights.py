@@ -57,6 +57,7 @@ TWO_SIDED = {
 # the magnitudes of weight norm and the factors of a low-rank sum have one masked side
 MIXED = {
     "weight norm": (parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH, bias=False)), WIDTH),
+    "weight norm of all": (parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH, bias=False), dim=None), 0),
     "low rank": (Computed(lambda w, a, b: w + b @ a, SQUARE, (4, WIDTH), (WIDTH, 4)), 8 * WIDTH),
 }
 

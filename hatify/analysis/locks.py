@@ -49,7 +49,7 @@ def find_locks(
         if not is_parameter(node) or not found:
             continue
         is_computed_with = all(user in inference.weights for user in node.users)
-        masks = (*own_masks(found), *(masks_for(found) if is_computed_with else ()))
+        masks = (*own_masks(found), *(masks_for(found, features) if is_computed_with else ()))
         locks[node.meta["name"]] = LockRule(tuple((*need.factors, *masks) for need in found))
         if masks:
             gates[node] = masks

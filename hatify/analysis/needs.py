@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from torch.fx import Graph, Node
 
 from hatify.analysis.call import Rules
@@ -50,16 +51,32 @@ def own_masks(needs: Iterable[Need]) -> tuple[Positions, ...]:
     return tuple({_key(p): p for need in needs for p in need.own}.values())
 
 
-def masks_for(needs: Iterable[Need]) -> tuple[Positions, ...]:
+def masks_for(needs: Iterable[Need], features: Features) -> tuple[Positions, ...]:
     """The masks that a parameter must be gated by for what is computed from it.
 
-    They are those of factors that are mixed on the way, or that not every use has.
+    They are those of factors that are mixed on the way, or that not every use of the same entries has.
     """
     needs = list(needs)
-    found = {_key(p): p for need in needs for p in need.mixed}
-    every = set.intersection(*({_key(p) for p in need.factors} for need in needs))
-    found |= {key: p for need in needs for p in need.factors if (key := _key(p)) not in every}
-    return tuple(found.values())
+    masks: list[Positions] = []
+    for need in needs:
+        known = [{_key(p) for p in other.factors} for other in needs if _share_entries(need, other, features.zero)]
+        gating = [*need.mixed, *(p for p in need.factors if any(_key(p) not in keys for keys in known))]
+        masks += [_where_reached(need, p, features) for p in gating]
+    return tuple({_key(mask): mask for mask in masks if not _is_live(mask, features)}.values())
+
+
+def _share_entries(one: Need, other: Need, never: int) -> bool:
+    """Whether any entry reaches both uses; where it does not reach one, that has the position `never`."""
+    return all(((a != never) & (b != never)).any() for a in one.factors for b in other.factors)
+
+
+def _where_reached(need: Need, positions: Positions, features: Features) -> Positions:
+    """Positions that mask no entry that does not reach the use: it may reach another."""
+    reached = positions != features.zero
+    for factor in need.factors:
+        if (factor == features.zero).any():
+            reached = reached & (factor != features.zero)
+    return np.where(reached, positions, features.live)
 
 
 def _needs_of(

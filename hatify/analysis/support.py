@@ -72,7 +72,7 @@ def reshape(support: Support, old: Sequence[int], new: Sequence[int]) -> Support
     """Reshape, expanding only the dimensions that are split or merged and carry structure."""
     shape: list[int] = []
     moved = support
-    for old_dimensions, new_dimensions in _blocks(old, new):
+    for old_dimensions, new_dimensions in blocks(old, new):
         if all(support.shape[d] == 1 for d in old_dimensions):
             shape += [1] * len(new_dimensions)
         else:
@@ -81,7 +81,7 @@ def reshape(support: Support, old: Sequence[int], new: Sequence[int]) -> Support
     return compress(np.ascontiguousarray(moved).reshape(shape))
 
 
-def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Split two shapes of equal size into the shortest runs of dimensions of equal size."""
     blocks: list[tuple[list[int], list[int]]] = []
     i = j = 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from hatify.capture.decisions import FOUND, watched_questions
@@ -24,7 +25,10 @@ def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
     dynamic = pytree.tree_map(
         lambda v: {0: Dim.AUTO} if isinstance(v, torch.Tensor) and v.dim() > 0 else None, arguments
     )
-    with warnings.catch_warnings(), _without_log_entries(), _without_fused_attention(), _without_idle_conversions():
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        for set_aside in ASIDE:
+            stack.enter_context(set_aside())
         # recurrent layers re-assign their weights in forward; the export restores them, but warns
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         by_parameter = _by_parameter(model, *dynamic)
@@ -68,6 +72,17 @@ def _without_fused_attention() -> Iterator[None]:
 
 
 @contextmanager
+def _without_looking_at_masks() -> Iterator[None]:
+    """nn.TransformerEncoder and its like look whether a mask is causal, only to be quicker then."""
+    before = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = before
+
+
+@contextmanager
 def _without_idle_conversions() -> Iterator[None]:
     """`self.layer.to(dtype)` in forward is refused by the export even where it changes nothing."""
     apply = nn.Module._apply
@@ -83,3 +98,6 @@ def _without_idle_conversions() -> Iterator[None]:
         yield
     finally:
         nn.Module._apply = apply  # type: ignore[method-assign]
+
+
+ASIDE = (_without_log_entries, _without_fused_attention, _without_looking_at_masks, _without_idle_conversions)

@@ -17,7 +17,7 @@ from hatify.capture.inputs import Arguments
 from hatify.errors import CapacityWarning, HatifyError
 from hatify.module import HATModule
 from hatify.seeding import seeded
-from hatify.verification.trials import draw_masks, plastic_share, relative_difference, scramble
+from hatify.verification.trials import draw_masks, plastic_share, relative_difference, scramble, with_all_features
 
 ROUNDING = 1e-5
 LEAST_PLASTIC = 0.45  # a weight with one live side has 1/2 when half of each group is taken, one with none has 3/4
@@ -40,7 +40,7 @@ def equivalence(net: HATModule, call: Arguments, model: nn.Module | None) -> Che
     if model is not None:
         actual, asked = _outputs(model, call), "the outputs of the model"
     else:
-        trial = _with_all_features(net)
+        trial = with_all_features(net)
         actual, asked = _outputs(trial, call, trial.num_tasks - 1), "with all features, the outputs of no task"
     if [output.shape for output in actual] != [output.shape for output in expected]:
         return Check("equivalence", False, "outputs of other shapes", asked)
@@ -115,16 +115,6 @@ def _learners(net: HATModule) -> Sequence[int]:
     """Tasks whose training could move others: a new one, or else each of those that were trained."""
     new = [task for task in range(net.num_tasks) if task not in net.trained_tasks]
     return new[:1] or net.trained_tasks
-
-
-@torch.no_grad()
-def _with_all_features(net: HATModule) -> HATModule:
-    """A copy whose last task is a new one that uses all features."""
-    trial = copy.deepcopy(net)
-    trial.add_tasks(1)
-    for embedding in trial.registry.task_embeddings(trial.num_tasks - 1):
-        embedding.fill_(1.0)
-    return trial
 
 
 def _train(net: HATModule, task: int, call: Arguments) -> None:

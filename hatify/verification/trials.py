@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,16 @@ def scramble(net: HATModule, task_id: int, scale: float = 10.0) -> None:
         parameter = parameters[name]
         noise = torch.randn_like(parameter) * scale
         parameter.copy_(torch.where(lock, parameter, noise))
+
+
+@torch.no_grad()
+def with_all_features(net: HATModule) -> HATModule:
+    """A copy whose last task is a new one that uses all features: it is the network with no task."""
+    trial = copy.deepcopy(net)
+    trial.add_tasks(1)
+    for embedding in trial.registry.task_embeddings(trial.num_tasks - 1):
+        embedding.fill_(1.0)
+    return trial
 
 
 def plastic_share(net: HATModule, task_id: int) -> float:

@@ -11,7 +11,14 @@ from torch.utils import _pytree as pytree
 
 from hatify import HATModule, hatify
 from hatify.rewriting.layers import gate
-from hatify.verification.trials import draw_masks, perturb, plastic_share, relative_difference, scramble
+from hatify.verification.trials import (
+    draw_masks,
+    perturb,
+    plastic_share,
+    relative_difference,
+    scramble,
+    with_all_features,
+)
 
 WIDTH = 16
 SHAPES = {"vectors": (2, 3), "tokens": (2, 5, 3), "lines": (2, 3, 8), "images": (2, 3, 8, 8)}
@@ -80,6 +87,12 @@ def _assert_same_function(model: nn.Module, net: HATModule, inputs: tuple[Any, .
         assert len(actual) == len(expected)
         for one, other in zip(actual, expected, strict=True):
             assert relative_difference(one, other) < 1e-5, f"training={training}"
+    trial = with_all_features(net.eval())
+    torch.manual_seed(1)
+    expected = _run(net, *inputs)
+    torch.manual_seed(1)
+    for one, other in zip(_run(trial, *inputs, task_id=trial.num_tasks - 1), expected, strict=True):
+        assert relative_difference(one, other) < 1e-5, "a task with all features"
 
 
 def _assert_finite_gradients(net: HATModule, inputs: tuple[Any, ...]) -> None:

@@ -229,6 +229,22 @@ def test_images_as_tokens() -> None:
     check(Patches(), torch.randn(2, 3, 8, 8), at_least=share, gates=0)
 
 
+def test_a_view_that_puts_the_batch_inside_is_live() -> None:
+    """For a batch of 2 the pairs of equal features happen to lie one a row."""
+
+    class Inside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.read = nn.Linear(4, WIDTH // 2), nn.Linear(WIDTH, WIDTH)
+            self.head = nn.Linear(WIDTH, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            pairs = self.write(x).repeat_interleave(2, 1)
+            return self.head(torch.relu(self.read(pairs.reshape(WIDTH, -1).t())))
+
+    check(Inside(), torch.randn(2, 4), at_least=0.5)
+
+
 def test_a_view_whose_rows_depend_on_the_batch_is_live() -> None:
     """`(2, batch, n)` read as `(batch, 2 * n)`: which features a row holds depends on the size of the batch."""
 
