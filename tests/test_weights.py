@@ -57,7 +57,8 @@ TWO_SIDED = {
 # the magnitudes of weight norm and the factors of a low-rank sum have one masked side
 MIXED = {
     "weight norm": (parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH, bias=False)), WIDTH),
-    "weight norm of all": (parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH, bias=False), dim=None), 0),
+    # its only magnitude is kept once a task, and task 1's own is free
+    "weight norm of all": (parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH, bias=False), dim=None), 2),
     "low rank": (Computed(lambda w, a, b: w + b @ a, SQUARE, (4, WIDTH), (WIDTH, 4)), 8 * WIDTH),
 }
 
