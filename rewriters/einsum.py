@@ -105,6 +105,16 @@ def _rearranged(call: Call, operand: Operand, result: tuple[Label, ...]) -> Effe
     return Effect(operand.laid_out(result), flows=(operand.node,))
 
 
+def _without_repeated(call: Call, weight: Operand, operands: Sequence[Operand]) -> Operand:
+    """The weight with labels of their own for dimensions of size 1 that are repeated along another operand's."""
+    sizes = {label: size for o in operands for label, size in zip(o.labels, call.shape(o.node), strict=True)}
+    labels = tuple(
+        f"{label} repeated" if size == 1 and sizes.get(label, 1) > 1 else label
+        for label, size in zip(weight.labels, call.shape(weight.node), strict=True)
+    )
+    return Operand(weight.node, weight.support, labels)
+
+
 def _weighted(
     call: Call, operands: Sequence[Operand], weight: Operand, argument: Argument, result: tuple[Label, ...]
 ) -> Effect:
@@ -112,6 +122,7 @@ def _weighted(
 
     An entry is used where its output is, and its input of every operand.
     """
+    weight = _without_repeated(call, weight, operands)
     written = [label for label in weight.labels if label in result]
     sizes = dict(zip(weight.labels, call.shape(weight.node), strict=True))
     features = call.fresh(int(np.prod([sizes[label] for label in written], dtype=np.int64)))

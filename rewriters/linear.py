@@ -27,7 +27,10 @@ def linear(call: Call) -> Effect:
 @rewriter(aten.addmm.default)
 def add_product(call: Call) -> Effect:
     """`beta * bias + alpha * x @ weight`, with the weight as (in, out)."""
-    if len(call.shape(call["self"])) != 1 or not call.is_weight(call["self"]) or not call.is_weight(call["mat2"]):
+    width = call.result_shape[-1]
+    if not (call.is_weight(call["self"]) and call.is_weight(call["mat2"])):
+        return call.live(reads=call.operands)
+    if tuple(call.shape(call["self"])) not in ((width,), (1, width)):
         return call.live(reads=call.operands)
     return project(call, call["mat1"], Argument("mat2"), transposed=True, bias=SELF)
 

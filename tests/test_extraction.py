@@ -101,6 +101,52 @@ class Summed(nn.Module):
         return self.head(torch.relu(self.embed(first) + sum(self.embed(other) for other in others)))
 
 
+class LooksUp(nn.Module):
+    """A row of a table for each feature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.write, self.table, self.head = nn.Linear(4, 16), nn.Embedding(2, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.table((self.write(x) > 0).long()).mean(1))
+
+
+class AlongTokens(nn.Module):
+    """Features lie in rows, and what reads them runs along another dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.write, self.read, self.head = nn.Linear(4, 16), nn.Linear(16, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.write(x[:, None].expand(-1, 5, -1)).reshape(-1, 16, 5).transpose(1, 2)
+        return self.head(torch.relu(self.read(tokens)).mean(1))
+
+
+class Gathers(nn.Module):
+    """A loop that begins with an empty tensor; a product whose bias is a row; integers that are gated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.write, self.weight = nn.Linear(4, 16), nn.Parameter(torch.randn(48, 16) / 4)
+        self.bias, self.head = nn.Parameter(torch.randn(1, 16)), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gathered = torch.tensor([])
+        for step in range(3):
+            gathered = torch.cat([gathered, torch.relu(self.write(x) + step)], 1)
+        classes = nn.functional.one_hot((gathered.sigmoid() * 3).long() + 1, 5).sum(2)
+        return self.head(torch.addmm(self.bias, gathered * classes, self.weight))
+
+
+@pytest.mark.parametrize("model", [LooksUp, AlongTokens, Gathers])
+def test_what_looks_unlike_a_layer(model: Callable[[], nn.Module]) -> None:
+    x = torch.randn(3, 4)
+    net = converted(model(), (x,))
+    check(net.extract(1), net, 1, x)
+
+
 def test_any_number_of_arguments() -> None:
     inputs = tuple(torch.randn(3, 4) for _ in range(3))
     net = converted(Summed(), inputs)

@@ -81,7 +81,7 @@ class PlainGraph:
         for node in self.graph.nodes:
             if node.target in PRODUCTS | SUMS and not set(node.kwargs) & {"alpha", "beta"}:
                 *bias, x, weight = node.args
-                if self._is_matrix(weight) and not self._is_held(x):
+                if self._is_matrix(weight) and not self._is_held(x) and all(b.meta["val"].dim() == 1 for b in bias):
                     with self.graph.inserting_before(node):
                         linear = self.graph.call_function(aten.linear.default, (x, self._transposed(weight), *bias))
                     linear.meta = dict(node.meta)
@@ -139,6 +139,8 @@ class PlainGraph:
             return self._multiplied(arguments[0], arguments[1], node)
         copied = self._copied(node)
         copied.target = PLAIN.get(node.target, node.target)
+        if copied.target is aten.cat.default:
+            _leave_out_empty_vectors(copied)
         return copied
 
     def _layer(self, node: Node, layer: HATLayer) -> Any:
@@ -212,16 +214,19 @@ class PlainGraph:
     def _multiplied(self, value: Node, mask: Any, node: Node) -> Node:
         if mask is None:
             return value
+        kind = value.meta.get("val")
+        dtype = self._dtype if kind is None or kind.is_floating_point() or kind.is_complex() else kind.dtype
         if isinstance(mask, _Repeated):
-            mask = self.graph.call_function(aten.repeat.default, (self._constant(mask.mask), mask.times(self.graph)))
-        product = self.graph.call_function(
-            aten.mul.Tensor, (value, mask if isinstance(mask, Node) else self._constant(mask))
-        )
+            whole = self._constant(mask.mask, dtype)
+            factor = self.graph.call_function(aten.repeat.default, (whole, mask.times(self.graph)))
+        else:
+            factor = self._constant(mask, dtype)
+        product = self.graph.call_function(aten.mul.Tensor, (value, factor))
         product.meta = dict(node.meta)
         return product
 
-    def _constant(self, value: Tensor) -> Node:
-        return self._read(f"{self.constants}.mask", value.detach().to(self._dtype))
+    def _constant(self, value: Tensor, dtype: torch.dtype) -> Node:
+        return self._read(f"{self.constants}.mask", value.detach().to(dtype))
 
     def _copied(self, node: Node) -> Node:
         copied = self.graph.node_copy(node, self._value)
@@ -248,6 +253,13 @@ def _unused_name(net: GraphModule) -> str:
     """Where tensors go that are none of the network's own."""
     names = ("constants", *(f"constants_{number}" for number in range(2, len(net._modules) + len(net._parameters) + 3)))
     return next(name for name in names if not hasattr(net, name))
+
+
+def _leave_out_empty_vectors(joining: Node) -> None:
+    """`cat` takes them among tensors of any rank, and they add nothing: loops begin with one."""
+    tensors: Any = joining.args[0]
+    rank = joining.meta["val"].dim()
+    joining.args = ([tensor for tensor in tensors if tensor.meta["val"].dim() == rank], *joining.args[1:])
 
 
 def _tags(node: Node) -> Sequence[Any]:

@@ -14,6 +14,7 @@ from hatify.extraction.smaller import Smaller
 
 def follow(channels: Channels, node: Node) -> Track | None:
     given = arguments_of(node)
+    channels.keep_all(given["indices"], reason=f"{node.target} looks up a row for each of them")
     table = channels.held(given["weight"])
     if table is None:
         return channels.stays(node)

@@ -33,8 +33,8 @@ def follow(channels: Channels, node: Node) -> Track | None:
             return channels.stays(node)
         silent = bias is None or channels.all(bias == 0, track)
         return Track(track.labels, axis, (track.zero and silent) or channels.all(dead, track))
-    if track is not None and node.target in LINEAR and track.axis != axis and track.labels.shape[-1] == 1:
-        return Track(track.labels, track.axis, track.zero and bias is None)  # it works along another dimension
+    if track is not None and _works_along_another(node, track):
+        return Track(track.labels, track.axis, track.zero and bias is None)
     if track is not None:
         contract(channels, node, track, axis, weight, groups)
     result = channels.begin(node, given["weight"], dead, axis)
@@ -48,9 +48,8 @@ def follow(channels: Channels, node: Node) -> Track | None:
 def shrink(smaller: Smaller, node: Node) -> Node:
     given = arguments_of(node)
     weight, bias, track = given["weight"], given["bias"], smaller.channels.tracks.get(given["input"])
-    along_another = track is not None and node.target in LINEAR and track.axis != node.meta["val"].dim() - 1
     is_held = weight.op == "get_attr" and (bias is None or bias.op == "get_attr")
-    if not is_held or along_another:
+    if not is_held or (track is not None and _works_along_another(node, track)):
         return smaller.copied(node)
     groups = given.get("groups", 1)
     value = rows_first(node, smaller.value(weight), groups)
@@ -65,6 +64,11 @@ def shrink(smaller: Smaller, node: Node) -> Node:
     if bias is not None:
         changed["bias"] = smaller.sliced(bias, rows)
     return smaller.call(node, {**given_arguments(node), **changed})
+
+
+def _works_along_another(node: Node, track: Track) -> bool:
+    """Whether a linear layer works along another dimension than that of its operand's channels."""
+    return node.target in LINEAR and track.axis != node.meta["val"].dim() - 1 and track.labels.shape[-1] == 1
 
 
 def contract(channels: Channels, node: Node, track: Track, axis: int, weight: Tensor, groups: int = 1) -> None:
