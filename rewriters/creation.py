@@ -103,4 +103,4 @@ def live(call: Call) -> Effect:
 )
 def reads_everything(call: Call) -> Effect:
     """Features end here: the result depends on dead entries in a way that has no zeros."""
-    return call.live(reads=call.operands)
+    return call.live(fixed=call.operands)

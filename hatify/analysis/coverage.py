@@ -60,7 +60,7 @@ def _covers(user: Node, node: Node, effects: Mapping[Node, Effect], certain: set
     effect = effects.get(user)
     if effect is None:
         return user.target in SHAPES
-    if node in effect.reads:
+    if node in effect.reads or node in effect.fixed:
         return False
     if node in effect.pairs:
         return any(n in certain for n in effect.pairs if n is not node)

@@ -74,6 +74,8 @@ class Effect:
         `keeps_zero` is False (f(0) != 0).
     factors: operands whose features are the result's features; the result is zero where any of them is.
     reads: operands whose dead entries would reach other entries of the result: they must be zero.
+    fixed: operands whose dead entries must not change: they must be zero, or come from zeros alone. Behind them no zero
+        stops what the function makes of other numbers (infinity, NaN, an error).
     pairs: operands contracted with each other over coupled features: one of them must be zero.
     shapes: operands that lend their shape only, whatever their entries.
     gates: how this call can be made zero at no cost to the activations.
@@ -87,6 +89,7 @@ class Effect:
     flows: tuple[Node, ...] = ()
     factors: tuple[Node, ...] = ()
     reads: tuple[Node, ...] = ()
+    fixed: tuple[Node, ...] = ()
     pairs: tuple[Node, ...] = ()
     shapes: tuple[Node, ...] = ()
     keeps_zero: bool = True

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from hatify.analysis.effect import RESULT, Argument, Gate
+from hatify.analysis.effect import RESULT, Argument, Effect, Gate
 from hatify.analysis.nodes import is_selection, locations
 from hatify.analysis.sizes import entries_per_example
 from hatify.analysis.supports import Inference
@@ -76,8 +76,26 @@ def _demands_of(node: Node, inference: Inference, possible: set[Node]) -> Iterab
     if effect is None:
         return ()
     pairs = [n for n in effect.pairs if inference.has_features(n)]
-    reads = [n for n in effect.reads if inference.has_features(n)]
-    return [*reads, *sorted(pairs, key=lambda n: n not in possible)[:1]]
+    return [*_must_be_zero(effect, inference), *sorted(pairs, key=lambda n: n not in possible)[:1]]
+
+
+def _must_be_zero(effect: Effect, inference: Inference) -> list[Node]:
+    """What must be zero for a call, whatever becomes of its own result."""
+    operands = [*effect.reads, *(_origin(node, inference) for node in effect.fixed)]
+    return [node for node in operands if inference.has_features(node)]
+
+
+def _origin(node: Node, inference: Inference) -> Node:
+    """Where zeros fix the dead entries of a tensor: before the functions of one tensor that have made it.
+
+    A function of the domain of the next one may lose zeros (`log(x + 1)`): a gate behind it would undo that.
+    """
+    while (effect := inference.effects.get(node)) and not (effect.gates or effect.factors):
+        flows = [n for n in effect.flows if inference.has_features(n)]
+        if len(flows) != 1:
+            break
+        (node,) = flows
+    return node
 
 
 def _meet(node: Node, inference: Inference, possible: set[Node]) -> tuple[Placement | None, tuple[Node, ...]]:
@@ -116,7 +134,7 @@ def _possible(graph: Graph, inference: Inference) -> set[Node]:
 
     What is read anyway is gated anyway, so it costs nothing to rely on it.
     """
-    possible = {n for effect in inference.effects.values() for n in effect.reads if inference.has_features(n)}
+    possible = {n for effect in inference.effects.values() for n in _must_be_zero(effect, inference)}
     for node in graph.nodes:
         effect = inference.effects.get(node)
         if effect is None:

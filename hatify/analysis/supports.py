@@ -167,7 +167,7 @@ def apply_rule(call: Call, rules: Rules) -> Effect:
         return Effect(call.supports(source)[index], flows=(source,))  # type: ignore[index]
     rule = rules.get(call.node.target)
     if rule is None:
-        return call.live(reads=call.operands)
+        return call.live(fixed=call.operands)
     return _without_unknown_places(call, _without_lost_zeros(rule(call)))
 
 

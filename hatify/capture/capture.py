@@ -24,7 +24,7 @@ from hatify.capture.ladder import Traces, trace, warn_of_lost_training
 from hatify.capture.modes import merge_modes, restore_dropout
 from hatify.capture.mutations import mutates, written
 from hatify.capture.opaque import run_leaves
-from hatify.capture.program import graph_of
+from hatify.capture.program import graph_of, holds_infinity
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
 from hatify.capture.sizes import fixed_size
 from hatify.errors import CaptureWarning
@@ -69,6 +69,8 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     run_leaves(graph, traces.leaves, constants)
     _make_portable(graph)
     flat, inputs = pytree.tree_flatten(arguments)
+    for placeholder, value in zip(graph.find_nodes(op="placeholder"), flat, strict=False):
+        placeholder.meta["infinite"] = holds_infinity(value)
     fixed = tuple(None if isinstance(value, torch.Tensor) else value for value in flat)
     eval_outputs = None if in_train == in_eval else in_eval
     call_signature = CallSignature(signature, inputs, in_train, shapes, fixed, decisions, eval_outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, Node
@@ -29,10 +30,11 @@ def graph_of(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
             assert spec.target is not None
             if spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER):
                 constants[spec.target] = program.constants[spec.target]
-            copies[node] = _read(graph, node, spec.target, spec.kind)
+            held = program.constants.get(spec.target, program.state_dict.get(spec.target))
+            copies[node] = _read(graph, node, spec.target, spec.kind, held)
         elif node.op == "get_attr":
             constants[node.target] = getattr(program.graph_module, node.target)
-            copies[node] = _read(graph, node, node.target, InputKind.CONSTANT_TENSOR)
+            copies[node] = _read(graph, node, node.target, InputKind.CONSTANT_TENSOR, constants[node.target])
         else:
             copies[node] = graph.node_copy(node, copies.__getitem__)
             copies[node].meta["module_path"] = _module_path(node)
@@ -53,11 +55,17 @@ def _count_as_buffers(graph: Graph) -> None:
             base.meta["role"] = "buffer"
 
 
-def _read(graph: Graph, node: Node, name: str, kind: InputKind) -> Node:
+def _read(graph: Graph, node: Node, name: str, kind: InputKind, held: Any) -> Node:
     roles = {InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer"}
     read = graph.create_node("get_attr", name)
-    read.meta = dict(node.meta, role=roles.get(kind, "constant"), name=name)
+    read.meta = dict(node.meta, role=roles.get(kind, "constant"), name=name, infinite=holds_infinity(held))
     return read
+
+
+def holds_infinity(value: Any) -> bool:
+    """Whether a tensor that is given or held has infinite entries, as biases of attention have."""
+    is_float = isinstance(value, Tensor) and value.is_floating_point() and not value.is_meta
+    return is_float and bool(value.isinf().any())
 
 
 def _module_path(node: Node) -> str:

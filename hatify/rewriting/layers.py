@@ -6,16 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hatify.rewriting.calls import OperatorCall, Places
 
 
 def gate(tensor: Tensor, mask: Tensor | None) -> Tensor:
-    """A gate of its own, where no layer can carry the mask. mask: broadcastable to `tensor`; None: no task."""
+    """A gate of its own, where no layer can carry the mask. mask: broadcastable to `tensor`; None: no task.
+
+    A feature that is off is zero whatever it was: in a product, infinity would become NaN. A mask that learns is never
+    quite off.
+    """
     if mask is None:
         return tensor
-    return tensor * (mask if mask.dtype is tensor.dtype else mask.to(tensor.dtype))
+    product = _product(tensor, mask)
+    return product if mask.requires_grad else torch.where(mask == 0, 0, product)
 
 
 def for_each_example(mask: Tensor | None, tensor: Tensor) -> Tensor | None:
@@ -36,6 +42,10 @@ class Products:
 
     layer: nn.Module
     by_attribute: Mapping[str, Tensor]
+
+
+def _product(tensor: Tensor, mask: Tensor) -> Tensor:
+    return tensor * (mask if mask.dtype is tensor.dtype else mask.to(tensor.dtype))
 
 
 class HATLayer(nn.Module):
@@ -78,7 +88,7 @@ class HATLayer(nn.Module):
             arguments[position] = list(constants[position])
         for position, element, operand, attribute, places in fillings:
             if operand is not None:
-                value = operands[operand]
+                value, places = _gated(operands[operand], places, masks), ()
             elif attribute is None:
                 value, places = self._stand_in(operands[0], places, masks), ()
             elif attribute in products:
@@ -157,6 +167,14 @@ def _called(function: Callable[..., Any], arguments: Sequence[Any], names: Seque
     return function(*arguments[: -len(names)], **named)
 
 
+def _gated(value: Any, places: Places, masks: Sequence[Tensor | None]) -> Any:
+    """A weight that forward has computed, gated: dead entries of it may be no numbers, unlike those of parameters."""
+    for position, shape in places if masks else ():
+        mask = masks[position]
+        value = gate(value, None if mask is None else mask.reshape(shape))
+    return value
+
+
 def _masked(value: Any, places: Places, masks: Sequence[Tensor | None]) -> Any:
     for position, shape in places:
         mask = masks[position]
@@ -164,5 +182,5 @@ def _masked(value: Any, places: Places, masks: Sequence[Tensor | None]) -> Any:
             continue
         if mask.shape != shape:  # to ask costs less than a view of the same shape
             mask = mask.reshape(shape)
-        value = mask if value is None else gate(value, mask)
+        value = mask if value is None else _product(value, mask)
     return value

@@ -1,6 +1,6 @@
 """Elementwise functions: zeros that stay need no gate of their own, zeros that are lost need one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ KEEP_ZEROS: dict[str, Function] = {
     "masked_fill": lambda x: x.masked_fill(x > 0.5, 0.0),
     "where": lambda x: torch.where(x > 0, x, 0.5 * x),
     "where or zero": lambda x: torch.where(x > 0, x, 0.0),
-    "maximum": lambda x: torch.maximum(x, -0.5 * x),
+    "maximum": lambda x: torch.fmax(torch.maximum(x, -0.5 * x), x.tanh()),
     "residual": lambda x: x + torch.tanh(x),
     "difference": lambda x: torch.sub(x, torch.tanh(x), alpha=0.5),
     "lerp": lambda x: torch.lerp(x, torch.tanh(x), 0.3),
@@ -77,6 +77,52 @@ SINGULAR_AT_ZERO: dict[str, Function] = {
     "negative power": lambda x: (1 + x.square()).pow(-0.5),
 }
 
+
+def heads(x: Tensor) -> Tensor:
+    return x.unflatten(1, (WIDTH // 2, 2))
+
+
+# A head of which a mask leaves nothing has no norm to divide by: such features are in no mask.
+SINGULAR_IN_PARTS: dict[str, Function] = {
+    "norm": lambda x: heads(x) / heads(x).norm(dim=-1, keepdim=True),
+    "deviation": lambda x: heads(x) / heads(x).std(-1, keepdim=True),
+    "product": lambda x: heads(x) * torch.einsum("bhd,bhd->bh", heads(x), heads(x)).rsqrt()[..., None],
+    "product of what a gate follows": lambda x: (heads(x).sigmoid().prod(-1).log())[..., None] + heads(x),
+    "softmax by hand": lambda x: heads(x).exp() / heads(x).exp().sum(-1, keepdim=True),
+    "hypotenuse": lambda x: heads(torch.hypot(x, x.tanh()) + x),
+}
+
+# Functions that a zero, or its sign, is too much for; what they are given is not zero in the model itself.
+NOT_OF_ZERO: dict[str, tuple[Function, Sequence[str]]] = {
+    "acosh": (lambda x: torch.acosh(1.5 + x.square()), ["aten.acosh.default"]),
+    "quantile": (lambda x: torch.special.ndtri(torch.sigmoid(x)), ["aten.special_ndtri.default"]),
+    "digamma": (lambda x: torch.digamma(1 + x.square()), ["aten.digamma.default"]),
+    "angle": (lambda x: torch.complex(x, x.tanh() + 1).angle(), []),
+    "arc tangent of two": (lambda x: torch.atan2(x + 0.5, x - 1), []),
+    "sign": (lambda x: torch.copysign(torch.ones(()), x.sigmoid() - 0.5), []),
+}
+
+
+def sparsemax(x: Tensor) -> Tensor:
+    """Over positions. An index of -1 where a gate made a zero of `1 + k * z`."""
+    ordered = x.sort(1, descending=True)[0]
+    counts = torch.arange(1, x.shape[1] + 1.0)[:, None]
+    sums = ordered.cumsum(1)
+    chosen = (1 + counts * ordered > sums).sum(1, keepdim=True)
+    return (x - (sums.gather(1, chosen - 1) - 1) / chosen).clamp(min=0)
+
+
+class ForbiddenPairs(nn.Module):
+    """A buffer with infinities, which a gate of its own follows."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("bias", torch.full((size, size), -float("inf")).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, None] + self.bias[..., None]).amax(2)
+
+
 # What WIDTH features give at first, and NaN or infinity once another task has trained those that are not masked.
 DEFINED_FOR_FEW: dict[str, tuple[Function, int]] = {
     "log": (lambda x: torch.log(x + 40), 1),
@@ -114,6 +160,21 @@ def test_zeros_that_are_lost_are_gated_again(function: Function) -> None:
 @pytest.mark.parametrize("function", SINGULAR_AT_ZERO.values(), ids=SINGULAR_AT_ZERO)
 def test_the_gate_goes_behind_what_is_singular_at_zero(function: Function) -> None:
     check_between("vectors", function, gates=1)
+
+
+@pytest.mark.parametrize("function", SINGULAR_IN_PARTS.values(), ids=SINGULAR_IN_PARTS)
+def test_a_part_without_features_is_no_divisor(function: Function) -> None:
+    check(Sandwich("vectors", lambda x: function(x).flatten(1)), torch.randn(2, 3), at_least=0.2)
+
+
+@pytest.mark.parametrize(("function", "unknown"), NOT_OF_ZERO.values(), ids=NOT_OF_ZERO)
+def test_no_zeros_for_what_they_are_too_much_for(function: Function, unknown: Sequence[str]) -> None:
+    check(Sandwich("vectors", function), torch.randn(2, 3), at_least=0.2, unknown=unknown)
+
+
+@pytest.mark.parametrize("function", [sparsemax, ForbiddenPairs(5)])
+def test_no_gates_for_what_they_are_too_much_for(function: Function) -> None:
+    check(Sandwich("tokens", function), torch.randn(2, 5, 3), at_least=0.2)
 
 
 @pytest.mark.parametrize(("function", "gates"), DEFINED_FOR_FEW.values(), ids=DEFINED_FOR_FEW)
