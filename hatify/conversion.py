@@ -186,6 +186,13 @@ def _warn_of_state(plan: Plan, captured: Capture) -> None:
 
 
 def _warn_if_scarce(net: HATModule) -> None:
+    if not net.registry.groups and net.shared_parameters():
+        warnings.warn(
+            "no feature of this model can be masked, so the first task that is learned locks all that tasks share, and "
+            "later ones train their own heads and norms alone; print(net.summary()) says what is not followed",
+            CapacityWarning,
+            stacklevel=3,
+        )
     scarce = [group for group in net.registry.groups.values() if group.num_features < net.num_tasks]
     if scarce:
         warnings.warn(

@@ -186,6 +186,19 @@ def test_script_modules(path: str, place: str) -> None:
         hatify(converted, num_tasks=2, example_inputs=(torch.randn(2, 4),))
 
 
+def test_a_model_without_features_to_mask() -> None:
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Parameter(torch.randn(4, 6, 16)), nn.Parameter(torch.randn(4, 16, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (torch.relu(x.expand(4, -1, -1) @ self.first) @ self.last).mean(0)
+
+    with pytest.warns(CapacityWarning, match="no feature of this model can be masked"):
+        hatify(Ensemble(), num_tasks=2, example_inputs=(torch.randn(3, 6),))
+
+
 def test_every_exception_is_the_librarys_own() -> None:
     for error in (TaskError, InputError, CaptureError, ConversionError, TrainingError):
         assert issubclass(error, HatifyError)

@@ -58,6 +58,47 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+class Writes(nn.Module):
+    """Keeps what it saw, and writes into the dictionary that it is given, as sentence encoders do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+        self.seen: Tensor | None = None
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.seen = torch.relu(self.first(features["x"]))
+        features["output"] = self.last(self.seen)
+        return features
+
+
+def test_so_are_its_attributes_and_the_example_inputs() -> None:
+    model, example = Writes(), {"x": torch.randn(3, 8)}
+    net = hatify(model, example_inputs=(example,))
+    assert model.seen is None and list(example) == ["x"]
+    x = torch.randn(5, 8)
+    assert torch.equal(net({"x": x})["output"], model({"x": x})["output"])
+
+
+class WithState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.recurrent = nn.Embedding(30, 16), nn.GRU(16, 16, 2, batch_first=True)
+        self.head = nn.Linear(16, 30)
+
+    def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        outputs, state = self.recurrent(self.embed(tokens), state)
+        return self.head(outputs), state
+
+
+def test_the_batch_is_where_its_size_stands() -> None:
+    """A recurrent layer's state is (layers, batch, features)."""
+    model = WithState()
+    net = hatify(model, example_inputs=(torch.randint(30, (5, 6)), torch.zeros(2, 5, 16)))
+    call = torch.randint(30, (3, 6)), torch.randn(2, 3, 16)
+    assert all(map(torch.equal, net(*call), model(*call)))
+
+
 def test_training_mode_is_the_models() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     assert hatify(model.eval()).training is False

@@ -288,3 +288,31 @@ def _train_in_one_of_two_processes(rank: int, store: Path) -> None:
     torch.distributed.all_gather(both, weight)
     assert torch.equal(*both)
     torch.distributed.destroy_process_group()
+
+
+def test_a_table_with_sparse_gradients() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(30, 16, sparse=True), nn.Flatten(), nn.Linear(64, 3))
+    tokens = torch.randint(30, (6, 4))
+    net = hatify(model, num_tasks=2, example_inputs=(tokens,))
+    table = net.get_parameter("0.weight")
+    others = [parameter for parameter in trainable(net) if parameter is not table]
+    optimizers = torch.optim.SparseAdam([table], lr=0.1), torch.optim.AdamW(others, lr=0.1)
+
+    def learn(task_id: int) -> Tensor:
+        net.train()
+        with net.learn(task_id, steps=3):
+            for _ in range(3):
+                net(tokens).square().sum().backward()
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            draw_masks(net, task_id)
+        with torch.no_grad():
+            return net.eval()(tokens, task_id=task_id)
+
+    first, values = learn(0), table.detach().clone()
+    learn(1)
+    assert not torch.equal(table, values)
+    with torch.no_grad():
+        assert torch.equal(net(tokens, task_id=0), first)

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from hatify.capture.inputs import Arguments
-from hatify.capture.running import left_as_it_was
+from hatify.capture.running import called, left_as_it_was
 from hatify.errors import CaptureWarning
 
 INSTEAD = (
@@ -75,7 +75,7 @@ def _results(model: nn.Module, arguments: Arguments) -> list[Tensor]:
         return []
     try:
         with left_as_it_was(model), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            results = model(*arguments[0], **arguments[1])
+            results = called(model, arguments)
     except RuntimeError:  # what cannot run with gradients, or without values (meta), has no backward to lose
         return []
     return [result for result in pytree.tree_leaves(results) if isinstance(result, Tensor)]

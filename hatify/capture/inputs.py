@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from hatify.errors import InputError
 
@@ -42,6 +43,12 @@ def example_arguments(model: nn.Module, example_inputs: object) -> Arguments:
         )
     _check_batch(args, kwargs)
     return args, kwargs
+
+
+def in_own_containers(arguments: Arguments) -> Arguments:
+    """The same arguments in lists and dicts of their own: forward may write into those that it is given."""
+    own: Arguments = pytree.tree_map(lambda value: value, arguments)
+    return own
 
 
 def _is_pair(value: object) -> bool:

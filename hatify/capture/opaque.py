@@ -274,4 +274,8 @@ def _without_tensors(module: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
     for buffer in module.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for owner in module.modules():
+        for value in vars(owner).values():
+            if isinstance(value, Tensor) and not value.is_leaf:  # what a call has left, which cannot be copied
+                memo[id(value)] = value.detach()
     return copy.deepcopy(module, memo)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from hatify.capture.inputs import Arguments
+from hatify.capture.inputs import Arguments, in_own_containers
 
 
 def run_once(model: nn.Module, arguments: Arguments) -> None:
@@ -16,20 +17,30 @@ def run_once(model: nn.Module, arguments: Arguments) -> None:
     with left_as_it_was(model):
         try:
             with torch.no_grad():
-                model(*arguments[0], **arguments[1])
+                called(model, arguments)
         except Exception:  # forward may differentiate (forces from an energy)
             with torch.enable_grad():
-                model(*arguments[0], **arguments[1])
+                called(model, arguments)
+
+
+def called(model: nn.Module, arguments: Arguments) -> Any:
+    """What a model gives; the arguments are left as they were, too."""
+    args, kwargs = in_own_containers(arguments)
+    return model(*args, **kwargs)
 
 
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """A model in eval mode; afterwards its modes and buffers are as before."""
+    """A model in eval mode; afterwards its modes, its buffers and what its modules keep in attributes are as before."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
+    attributes = {module: dict(module.__dict__) for module in model.modules()}
     with in_mode(model, training=False):
         try:
             yield
         finally:
+            for module, before in attributes.items():
+                module.__dict__.clear()
+                module.__dict__.update(before)
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
                     if name in buffers and buffer.shape == buffers[name].shape:

@@ -11,6 +11,11 @@ def gated_gradient(gradient: Tensor, lock: Tensor, zero: Tensor) -> Tensor:
 
     zero: a scalar of the gradient's type. Made once: a GPU would fill a new one for each gradient.
     """
+    if gradient.is_sparse:  # the rows of a table that were looked up
+        gradient = gradient.coalesce()
+        indices, values = gradient.indices(), gradient.values()
+        gated = torch.where(lock.expand(gradient.shape)[tuple(indices)], zero, values)
+        return torch.sparse_coo_tensor(indices, gated, gradient.shape, is_coalesced=True)
     return torch.where(lock, zero, gradient)
 
 

@@ -108,7 +108,7 @@ class LearningTask:
     def _zero_like(self, gradient: Tensor) -> Tensor:
         key = gradient.dtype, gradient.device
         if key not in self._zeros:
-            self._zeros[key] = gradient.new_zeros(())
+            self._zeros[key] = torch.zeros((), dtype=gradient.dtype, device=gradient.device)
         return self._zeros[key]
 
     def _warn_if_binary(self) -> None:
