@@ -313,7 +313,7 @@ class HATModule(GraphModule):
 
         It gives what `net(x, task_id=task_id)` gives in eval mode, up to rounding, and needs no hatify to run. Channels
         whose place an operator needs stay, as zeros: the module's `staying` says which, by module path, and why. It is
-        called with the arguments of the example inputs.
+        called with those arguments of the example inputs that do not have their default value.
 
         Raises:
             TaskError: no such task.

@@ -163,8 +163,11 @@ PASSES_ON = {
     aten.expand_as.default,
     aten.unsqueeze.default,
     aten.view.default,
+    aten.view_as.default,
     aten.reshape.default,
+    aten.reshape_as.default,
     aten.to.dtype,
+    aten.type_as.default,
 }
 SCALES = {aten.mul.Tensor, aten.div.Tensor}  # by a number
 
@@ -196,7 +199,9 @@ def _joined_in_parts(call: Call, node: Node) -> Iterator[Node]:
             if sum(varies(call.support(joined), d) for d in range(call.support(joined).ndim)) > 1:
                 yield joined
         elif not (_is_floor(joined) or joined.target in POSITIVE or any(map(call.is_weight, joined.all_input_nodes))):
-            new = [n for n in joined.all_input_nodes if is_tensor(n) and n not in seen]
+            source = _passed_on(joined)  # alone: `expand_as` takes another's shape only
+            inputs = joined.all_input_nodes if source is None else [source]
+            new = [n for n in inputs if is_tensor(n) and n not in seen]
             seen.update(new)
             open_nodes += new
 

@@ -186,6 +186,11 @@ def test_script_modules(path: str, place: str) -> None:
         hatify(converted, num_tasks=2, example_inputs=(torch.randn(2, 4),))
 
 
+def test_example_inputs_of_another_type_than_the_models() -> None:
+    with pytest.raises(InputError, match="the model fails on the example inputs"):
+        hatify(model(), num_tasks=2, example_inputs=(torch.randn(3, 4, dtype=torch.float64),))
+
+
 def test_a_model_without_features_to_mask() -> None:
     class Ensemble(nn.Module):
         def __init__(self) -> None:

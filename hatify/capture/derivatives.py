@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from hatify.capture.inputs import Arguments
+from hatify.capture.ladder import check_runs
 from hatify.capture.running import called, left_as_it_was
 from hatify.errors import CaptureWarning
 
@@ -77,5 +78,7 @@ def _results(model: nn.Module, arguments: Arguments) -> list[Tensor]:
         with left_as_it_was(model), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             results = called(model, arguments)
     except RuntimeError:  # what cannot run with gradients, or without values (meta), has no backward to lose
+        if not any(parameter.is_meta for parameter in model.parameters()):
+            check_runs(model, arguments)
         return []
     return [result for result in pytree.tree_leaves(results) if isinstance(result, Tensor)]

@@ -15,7 +15,7 @@ from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from hatify.capture.decisions import FOUND, watched_questions
-from hatify.capture.inputs import Arguments, in_own_containers
+from hatify.capture.inputs import Arguments, batch_dimensions, in_own_containers
 from hatify.capture.signature import forward_signature
 from hatify.capture.sizes import numbers_fix_sizes
 
@@ -23,7 +23,7 @@ from hatify.capture.sizes import numbers_fix_sizes
 def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
     """A program at ATen level, before autograd, in the mode that the model is in; its batch may differ."""
     arguments = in_own_containers(arguments)
-    dynamic = _dynamic(arguments)
+    dynamic = pytree.tree_map(lambda d: None if d is None else {d: Dim.AUTO}, batch_dimensions(arguments))
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         for set_aside in ASIDE:
@@ -35,22 +35,6 @@ def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
             program = torch.export.export(model, *arguments, dynamic_shapes=by_parameter, strict=False)
     program.graph_module.meta[FOUND] = questions
     return program
-
-
-def _dynamic(arguments: Arguments) -> Any:
-    """By argument, the dimension that calls may change: the batch, which is the first one's first dimension.
-
-    It may lie elsewhere in others: (layers, batch, features) is the shape of a recurrent layer's state.
-    """
-    sizes = [v.shape[0] for v in pytree.tree_leaves(arguments) if isinstance(v, torch.Tensor) and v.dim()]
-
-    def dimension(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or not value.dim():
-            return None
-        alike = [d for d, size in enumerate(value.shape) if size == sizes[0]]
-        return {alike[0] if len(alike) == 1 else 0: Dim.AUTO}
-
-    return pytree.tree_map(dimension, arguments)
 
 
 def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

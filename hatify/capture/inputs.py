@@ -51,6 +51,22 @@ def in_own_containers(arguments: Arguments) -> Arguments:
     return own
 
 
+def batch_dimensions(arguments: Arguments) -> Any:
+    """For each argument, the dimension of the batch, which is the first one's first; None for what is no tensor.
+
+    It may be another one: (layers, batch, features) is the shape of a recurrent layer's state.
+    """
+    sizes = [v.shape[0] for v in pytree.tree_leaves(arguments) if isinstance(v, torch.Tensor) and v.dim()]
+
+    def dimension(value: Any) -> int | None:
+        if not isinstance(value, torch.Tensor) or not value.dim():
+            return None
+        alike = [d for d, size in enumerate(value.shape) if size == sizes[0]]
+        return alike[0] if len(alike) == 1 else 0
+
+    return pytree.tree_map(dimension, arguments)
+
+
 def _is_pair(value: object) -> bool:
     return (
         isinstance(value, tuple | list)

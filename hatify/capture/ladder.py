@@ -113,7 +113,7 @@ def _is_fixed_by_train_mode(traces: Traces) -> bool:
 
 def _step_down(model: nn.Module, arguments: Arguments, attempt: _Attempt, training: bool, error: Exception) -> None:
     """The next rung for the submodule that could not be traced."""
-    _check_runs(model, arguments)
+    check_runs(model, arguments)
     path = _culprit(model, error)
     module = model.get_submodule(path)
     reason = f"{type(error).__name__}: {_first_line(error)}, {_where(model, error)}"
@@ -157,8 +157,12 @@ def _warn(message: str) -> None:
     warnings.warn(message, CaptureWarning, stacklevel=6)
 
 
-def _check_runs(model: nn.Module, arguments: Arguments) -> None:
-    """Tell example inputs that do not fit from a model that cannot be captured."""
+def check_runs(model: nn.Module, arguments: Arguments) -> None:
+    """Tell example inputs that do not fit from a model that cannot be captured.
+
+    Raises:
+        InputError: they do not fit.
+    """
     try:
         run_once(model, arguments)
     except Exception as error:

@@ -19,7 +19,7 @@ from torch._ops import HigherOrderOperator
 from torch.fx import Graph
 from torch.utils import _pytree as pytree
 
-from hatify.capture.inputs import Arguments
+from hatify.capture.inputs import Arguments, batch_dimensions
 from hatify.capture.running import run_once
 
 Size = int | tuple[int, int, int]  # a number, or a multiple of an operand's size: operand, dimension, factor
@@ -140,10 +140,14 @@ def _trace(path: str, module: nn.Module, counter: list[int], *args: Any, **kwarg
 def make_leaf(model: nn.Module, path: str, arguments: Arguments) -> OpaqueLeaf | None:
     """The submodule at `path` as a leaf, with what it does when `model` is called with `arguments`.
 
-    None: it writes into its inputs, or its outputs have sizes that do not follow from those of its inputs.
+    None: it writes into its inputs, or its outputs have sizes that do not follow from those of its inputs, or forward
+    takes no batch of another size.
     """
     module = model.get_submodule(path)
-    recorded = [_record(model, module, batch) for batch in (arguments, _one_more(arguments))]
+    try:
+        recorded = [_record(model, module, batch) for batch in (arguments, _one_more(arguments))]
+    except Exception:  # each image of a list would get another channel, say
+        return None
     if len(recorded[0]) != len(recorded[1]) or not recorded[0]:
         return None
     calls = [_describe(one, other) for one, other in zip(*recorded, strict=True)]
@@ -202,10 +206,10 @@ def _record(model: nn.Module, module: nn.Module, arguments: Arguments) -> list[_
 def _one_more(arguments: Arguments) -> Arguments:
     """The same call with one more example in the batch."""
 
-    def longer(value: Any) -> Any:
-        return torch.cat([value, value[:1]]) if isinstance(value, Tensor) and value.dim() > 0 else value
+    def longer(value: Any, dimension: int | None) -> Any:
+        return value if dimension is None else torch.cat([value, value.narrow(dimension, 0, 1)], dimension)
 
-    args, kwargs = pytree.tree_map(longer, arguments)
+    args, kwargs = pytree.tree_map(longer, arguments, batch_dimensions(arguments))
     return args, kwargs
 
 

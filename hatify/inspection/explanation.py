@@ -158,6 +158,10 @@ def _lock_in_words(parameter: ParameterExplanation) -> str:
         return "each task has its own"
     if parameter.kind == "whole":
         return f"no rule follows it: locked whole once a task is trained; {parameter.locked:.0%} locked now"
+    if not all(parameter.uses):
+        return (
+            f"one of its uses needs all of it: locked whole once a task is trained; {parameter.locked:.0%} locked now"
+        )
     uses = " or ".join(" and ".join(_side_in_words(side) for side in use) for use in parameter.uses)
     return f"an entry is locked once a trained task uses {uses}; {parameter.locked:.0%} locked now"
 
