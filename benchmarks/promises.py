@@ -24,6 +24,7 @@ from hatify.verification.trials import (
     plastic_share,
     relative_difference,
     scramble,
+    with_all_features,
 )
 
 MOST_COSTLY = 5
@@ -35,6 +36,7 @@ class Row:
 
     eval_difference, train_difference: relative difference between `net(x)` and the model, in train mode with the
         same seed.
+    masked_difference: that between a task with all features and no task, in eval mode.
     step_bitwise: task 0's outputs are the same bits after training steps of task 1 under AdamW with weight decay.
     scramble_bitwise: and after every entry that is not locked was overwritten. moved: which moved the network.
     plastic: the share of the shared parameters' entries that stays free after one task with half of each group.
@@ -48,6 +50,7 @@ class Row:
 
     eval_difference: float
     train_difference: float
+    masked_difference: float
     step_bitwise: bool
     scramble_bitwise: bool
     moved: bool
@@ -65,7 +68,8 @@ class Row:
 
     def holds(self, equal: float) -> bool:
         """Whether the network was the model, to within `equal` in eval mode, and forgot nothing."""
-        return self.eval_difference <= equal and self.step_bitwise and self.scramble_bitwise and self.moved
+        is_the_model = self.eval_difference <= equal and self.masked_difference <= equal
+        return is_the_model and self.step_bitwise and self.scramble_bitwise and self.moved
 
 
 def measure(subject: Subject) -> Row:
@@ -82,11 +86,13 @@ def measure(subject: Subject) -> Row:
     export_seconds = _export_seconds(model, example)
     inputs = subject.inputs(3)
     evaluated, trained = _equality(model, net, inputs)
+    masked = _masked_difference(net, inputs)
     growth = parameter_growth(net, model)
     del model, subject  # the largest leave no room for it beside what training needs
     return Row(
         evaluated,
         trained,
+        masked,
         *_forgetting(net, inputs),
         plastic_share(net, 1),
         sum(net.get_parameter(name).numel() for name in net.blueprint.unfollowed) / parameters,
@@ -127,6 +133,12 @@ def _equality(model: nn.Module, net: HATModule, inputs: dict[str, Any]) -> tuple
         torch.manual_seed(0)
         actual = copy.deepcopy(net)(**inputs)
     return evaluated, _difference(actual, expected)
+
+
+def _masked_difference(net: HATModule, inputs: dict[str, Any]) -> float:
+    trial = with_all_features(net)
+    pairs = zip(_evaluated(trial, inputs, trial.num_tasks - 1), _evaluated(trial, inputs, None), strict=True)
+    return torch.tensor([relative_difference(a, e) for a, e in pairs]).max().item()
 
 
 def _difference(actual: Any, expected: Any) -> float:

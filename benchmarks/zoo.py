@@ -56,7 +56,10 @@ def _verdict(result: Result) -> str:
         return result["error"]
     row = Row(**result)
     if not row.holds(EQUAL):
-        return f"MISSED: eval {row.eval_difference:.1e}, step {row.step_bitwise}, scramble {row.scramble_bitwise}"
+        return (
+            f"MISSED: eval {row.eval_difference:.1e}, masked {row.masked_difference:.1e}, "
+            f"step {row.step_bitwise}, scramble {row.scramble_bitwise}"
+        )
     return f"passed, {row.plastic:.3f} plastic"
 
 
