@@ -88,7 +88,9 @@ class HATLayer(nn.Module):
             arguments[position] = list(constants[position])
         for position, element, operand, attribute, places in fillings:
             if operand is not None:
-                value, places = _gated(operands[operand], places, masks), ()
+                value = operands[operand]
+                if places and masks:
+                    value, places = _gated(value, places, masks), ()
             elif attribute is None:
                 value, places = self._stand_in(operands[0], places, masks), ()
             elif attribute in products:
@@ -169,7 +171,7 @@ def _called(function: Callable[..., Any], arguments: Sequence[Any], names: Seque
 
 def _gated(value: Any, places: Places, masks: Sequence[Tensor | None]) -> Any:
     """A weight that forward has computed, gated: dead entries of it may be no numbers, unlike those of parameters."""
-    for position, shape in places if masks else ():
+    for position, shape in places:
         mask = masks[position]
         value = gate(value, None if mask is None else mask.reshape(shape))
     return value
