@@ -65,9 +65,10 @@ class Writes(nn.Module):
         super().__init__()
         self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
         self.seen: Tensor | None = None
+        self.cache: dict[str, Tensor] = {}
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        self.seen = torch.relu(self.first(features["x"]))
+        self.seen = self.cache["last"] = torch.relu(self.first(features["x"]))
         features["output"] = self.last(self.seen)
         return features
 
@@ -75,7 +76,7 @@ class Writes(nn.Module):
 def test_so_are_its_attributes_and_the_example_inputs() -> None:
     model, example = Writes(), {"x": torch.randn(3, 8)}
     net = hatify(model, example_inputs=(example,))
-    assert model.seen is None and list(example) == ["x"]
+    assert model.seen is None and not model.cache and list(example) == ["x"]
     x = torch.randn(5, 8)
     assert torch.equal(net({"x": x})["output"], model({"x": x})["output"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """A model in eval mode; afterwards its modes, its buffers and what its modules keep in attributes are as before."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
     attributes = {module: dict(module.__dict__) for module in model.modules()}
+    contents = [(value, copy.copy(value)) for own in attributes.values() for value in own.values() if _holds(value)]
     with in_mode(model, training=False):
         try:
             yield
@@ -41,10 +43,18 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
             for module, before in attributes.items():
                 module.__dict__.clear()
                 module.__dict__.update(before)
+            for value, held in contents:
+                value.clear()
+                value.extend(held) if isinstance(value, list) else value.update(held)
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
                     if name in buffers and buffer.shape == buffers[name].shape:
                         buffer.copy_(buffers[name])
+
+
+def _holds(value: object) -> bool:
+    """Whether forward may put something into an attribute (a cache, say)."""
+    return isinstance(value, dict | list | set)
 
 
 @contextmanager
