@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from hatify import HATModule, hatify, load, save, verify
-from hatify.errors import HatifyError
+from hatify.errors import FileError, HatifyError, InputError
 from hatify.verification.trials import draw_masks, perturb
 from tests.strangers import STRANGERS
 
@@ -130,6 +131,31 @@ def test_outputs_that_are_no_floating_point_numbers_are_compared() -> None:
     table = net.registry.locks
     table.lock = lambda name, taken, any_locked, shape: torch.zeros(shape, dtype=torch.bool)  # type: ignore[method-assign]
     assert "scramble" in failed(net, example_inputs=(x,))
+
+
+class Packed(nn.Module):
+    """Lengths must be above zero, and a packed sequence goes into a layer that is called as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.head = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        _, (hidden, _) = self.recurrent(packed)
+        return self.head(hidden[-1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_inputs_that_cannot_be_made_up_and_a_structure_that_cannot_be_saved(tmp_path: Path) -> None:
+    inputs = torch.randn(3, 5, 4), torch.tensor([2, 5, 3])
+    net = hatify(Packed(), num_tasks=2, example_inputs=inputs)
+    with pytest.raises(InputError, match="give example_inputs"):
+        verify(net)
+    assert {check.name for check in verify(net, example_inputs=inputs) if not check.ok} <= {"tightness"}
+    with pytest.raises(FileError, match="PackedSequence"):
+        save(net, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_verified() -> None:

@@ -138,8 +138,16 @@ def _signature(parameters: Sequence[Any]) -> inspect.Signature:
 
 
 def _example(spec: pytree.TreeSpec) -> Any:
-    """A value of a structure."""
-    return pytree.tree_unflatten(["*"] * spec.num_leaves, spec)
+    """A value of a structure.
+
+    Raises:
+        FileError: it has a container that takes tensors only.
+    """
+    try:
+        return pytree.tree_unflatten(["*"] * spec.num_leaves, spec)
+    except Exception as error:
+        kinds = str(spec).replace("\n", "")
+        raise FileError(f"data has no form for the structure of what a submodule takes or gives: {kinds}") from error
 
 
 def _structure(example: Any) -> pytree.TreeSpec:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from hatify.capture.inputs import Arguments
+from hatify.errors import InputError
 from hatify.module import HATModule
 
 BATCH = 3
@@ -15,7 +18,11 @@ LARGEST_INDEX = 1  # whatever integers are (indices, masks, lengths), 0 and 1 ar
 
 
 def made_up_call(net: HATModule, seed: int = 0) -> Arguments:
-    """Arguments of the shapes and dtypes that the network was captured with: N(0, 1), or 0 and 1 for whole numbers."""
+    """Arguments of the shapes and dtypes that the network was captured with: N(0, 1), or 0 and 1 for whole numbers.
+
+    Raises:
+        InputError: the network takes only some values (lengths above zero, say).
+    """
     signature = net.blueprint.signature
     generator = torch.Generator().manual_seed(seed)
     placeholders = net.graph.find_nodes(op="placeholder")[: len(signature.shapes)]
@@ -25,6 +32,14 @@ def made_up_call(net: HATModule, seed: int = 0) -> Arguments:
         for node, shape, constant in zip(placeholders, signature.shapes, signature.constants, strict=True)
     ]
     args, kwargs = pytree.tree_unflatten(flat, signature.inputs)
+    try:
+        with torch.no_grad():
+            copy.deepcopy(net).eval()(*args, **kwargs)
+    except Exception as error:
+        raise InputError(
+            f"the network does not run on inputs that are made up ({type(error).__name__}: {error}); "
+            "give example_inputs, on which it does"
+        ) from error
     return args, kwargs
 
 
