@@ -1872,3 +1872,21 @@ class EncoderDecoder(nn.Module):
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
         return self.head(self.transformer(self.source(source), self.target(target), tgt_mask=mask))
+
+
+@stranger(plastic=0.5, x=normal(BATCH, 8))
+class VariationalAutoencoder(nn.Module):
+    """torch.distributions looks at the values that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.statistics = nn.Linear(8, 16), nn.Linear(16, 16)
+        self.decode, self.head = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, scale = self.statistics(torch.relu(self.encode(x))).chunk(2, -1)
+        posterior = torch.distributions.Normal(mean, F.softplus(scale) + 0.1)
+        prior = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
+        code = posterior.rsample() if self.training else posterior.mean
+        divergence = torch.distributions.kl_divergence(posterior, prior).sum(-1)
+        return self.head(torch.relu(self.decode(code))), divergence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -184,6 +185,25 @@ def test_script_modules(path: str, place: str) -> None:
     converted = scripted if not path else nn.Sequential(nn.Sequential(nn.Linear(4, 4), scripted), nn.ReLU())
     with pytest.raises(ConversionError, match=f"{place} a ScriptModule.*use the module that it was made from"):
         hatify(converted, num_tasks=2, example_inputs=(torch.randn(2, 4),))
+
+
+@dataclass
+class Output:
+    logits: Tensor
+
+
+def test_an_output_of_a_class_that_is_not_registered() -> None:
+    class Wraps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model()
+
+        def forward(self, x: Tensor) -> Output:
+            return Output(self.inner(x))
+
+    with pytest.raises(CaptureError, match="register_dataclass") as refused:
+        hatify(Wraps(), example_inputs=(torch.randn(2, 4),))
+    assert "Control flow" not in str(refused.value)
 
 
 def test_example_inputs_of_another_type_than_the_models() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 from torch.export import Dim, ExportedProgram
 from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
@@ -82,6 +83,17 @@ def _without_looking_at_masks() -> Iterator[None]:
 
 
 @contextmanager
+def _without_checks_of_distributions() -> Iterator[None]:
+    """torch.distributions looks at the values of what it is given, only to refuse some."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+@contextmanager
 def _without_idle_conversions() -> Iterator[None]:
     """`self.layer.to(dtype)` in forward is refused by the export even where it changes nothing."""
     apply = nn.Module._apply
@@ -99,4 +111,10 @@ def _without_idle_conversions() -> Iterator[None]:
         nn.Module._apply = apply  # type: ignore[method-assign]
 
 
-ASIDE = (_without_log_entries, _without_fused_attention, _without_looking_at_masks, _without_idle_conversions)
+ASIDE = (
+    _without_log_entries,
+    _without_fused_attention,
+    _without_looking_at_masks,
+    _without_checks_of_distributions,
+    _without_idle_conversions,
+)

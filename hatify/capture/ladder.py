@@ -175,8 +175,19 @@ def check_runs(model: nn.Module, arguments: Arguments) -> None:
 def _explain(model: nn.Module, error: Exception) -> str:
     return (
         f"cannot capture {type(model).__name__} as one graph: {type(error).__name__}: {_first_line(error)} "
-        f"({_where(model, error)}). Control flow there must not depend on the values of tensors: make it "
-        "arithmetic (torch.where), or move it into a submodule of its own, which is then called as it is"
+        f"({_where(model, error)}). {_advice(error)}"
+    )
+
+
+def _advice(error: Exception) -> str:
+    if "register a pytree" in str(error):
+        return (
+            "Return tensors, or tuples, lists and dicts of them, or register a class of your own "
+            "(torch.export.register_dataclass); caches of transformers go with config.use_cache = False"
+        )
+    return (
+        "Control flow there must not depend on the values of tensors: make it arithmetic (torch.where), or move it "
+        "into a submodule of its own, which is then called as it is"
     )
 
 
