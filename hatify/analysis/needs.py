@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from torch.fx import Graph, Node
 
 from hatify.analysis.call import Rules
@@ -16,6 +17,8 @@ from hatify.analysis.groups import Features
 from hatify.analysis.nodes import is_selection, locations
 from hatify.analysis.supports import Inference
 from hatify.capture.calls import is_tensor
+
+Entries = npt.NDArray[np.bool_]  # broadcastable to a parameter
 
 # A weight that is used with more different rows of input features than this counts its input as live.
 MOST_ROWS = 64
@@ -56,27 +59,36 @@ def masks_for(needs: Iterable[Need], features: Features) -> tuple[Positions, ...
 
     They are those of factors that are mixed on the way, or that not every use of the same entries has.
     """
-    needs = list(needs)
-    masks: list[Positions] = []
+    pieces: dict[tuple[object, ...], list[Need]] = {}
     for need in needs:
-        known = [{_key(p) for p in other.factors} for other in needs if _share_entries(need, other, features.zero)]
-        gating = [*need.mixed, *(p for p in need.factors if any(_key(p) not in keys for keys in known))]
-        masks += [_where_reached(need, p, features) for p in gating]
+        pieces.setdefault(tuple(map(_key, _reached(need, features))), []).append(need)
+    common = {piece: set.intersection(*({_key(p) for p in n.factors} for n in own)) for piece, own in pieces.items()}
+    masks: list[Positions] = []
+    for own in pieces.values():
+        reached = _reached(own[0], features)
+        meeting = [common[other] for other, (one, *_) in pieces.items() if _meet(reached, _reached(one, features))]
+        for need in own:
+            gating = [*need.mixed, *(p for p in need.factors if not all(_key(p) in keys for keys in meeting))]
+            masks += [_masked_where(reached, p, features) for p in gating]
     return tuple({_key(mask): mask for mask in masks if not _is_live(mask, features)}.values())
 
 
-def _share_entries(one: Need, other: Need, never: int) -> bool:
-    """Whether any entry reaches both uses; where it does not reach one, that has the position `never`."""
-    return all(((a != never) & (b != never)).any() for a in one.factors for b in other.factors)
+def _reached(need: Need, features: Features) -> list[Entries]:
+    """The entries that reach a use: those in all of these. Where one does not, a factor has the position zero."""
+    found = {_key(reached): reached for p in need.factors if not (reached := p != features.zero).all()}
+    return [found[key] for key in sorted(found)]
 
 
-def _where_reached(need: Need, positions: Positions, features: Features) -> Positions:
-    """Positions that mask no entry that does not reach the use: it may reach another."""
-    reached = positions != features.zero
-    for factor in need.factors:
-        if (factor == features.zero).any():
-            reached = reached & (factor != features.zero)
-    return np.where(reached, positions, features.live)
+def _meet(one: Iterable[Entries], other: Iterable[Entries]) -> bool:
+    """Whether any entry reaches both of two uses, as far as one of each tells."""
+    return all((a & b).any() for a in one for b in other)
+
+
+def _masked_where(reached: Iterable[Entries], positions: Positions, features: Features) -> Positions:
+    """Positions that mask none of the other entries: these may reach other uses."""
+    for entries in (positions != features.zero, *reached):
+        positions = np.where(entries, positions, features.live)
+    return positions
 
 
 def _needs_of(
@@ -165,5 +177,5 @@ def _distinct(needs: Iterable[Need]) -> list[Need]:
     return list(found.values())
 
 
-def _key(positions: Positions) -> tuple[tuple[int, ...], bytes]:
+def _key(positions: Positions | Entries) -> tuple[tuple[int, ...], bytes]:
     return positions.shape, positions.tobytes()
