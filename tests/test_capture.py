@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import timm
@@ -192,11 +192,21 @@ def test_transformers_models_keep_their_output_type() -> None:
     assert relative_difference(output.logits, model(**inputs).logits) < 1e-5
 
 
+class Unshuffled(nn.Sequential):
+    """Its first convolution, as of some models of timm, does not see the image."""
+
+    pretrained_cfg: ClassVar = {"input_size": (3, 16, 16), "first_conv": []}
+
+    def __init__(self) -> None:
+        super().__init__(nn.PixelUnshuffle(4), nn.Conv2d(48, 8, 1), nn.Flatten(), nn.Linear(128, 3))
+
+
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
         (timm.create_model("test_vit", num_classes=3), (4, 3, 160, 160)),
         (timm.create_model("resnet10t", num_classes=3, in_chans=1), (4, 1, 176, 176)),
+        (Unshuffled(), (4, 3, 16, 16)),
         (nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)), (4, 5)),
         (
             nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 2)),

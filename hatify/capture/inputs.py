@@ -111,7 +111,9 @@ def _timm_input_size(model: nn.Module) -> tuple[int, ...] | None:
     embed = getattr(model, "patch_embed", None)
     extent = getattr(embed, "img_size", None) or extent
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    return (first.in_channels if first is not None else channels, *extent)
+    if first is not None and configuration.get("first_conv"):  # else the image is transformed before the first one
+        channels = first.in_channels
+    return (channels, *extent)
 
 
 def _first_layer_shape(model: nn.Module) -> tuple[int, ...] | str | None:
