@@ -57,9 +57,11 @@ def _keeps_batch_outermost(call: Call) -> bool:
     operand, support = call["self"], call.support(call["self"])
     for old, new in blocks(call.shape(operand), call.result_shape):
         structured = [d for d in old if varies(support, d)]
-        before = any(structured[:1] < [d] for d in _dynamic(operand) if d in old)
-        after = any(d in new[1:] for d in _dynamic(call.node))
-        if structured and (before or after):
+        if not structured:
+            continue
+        was_inside = any(d > structured[0] for d in _dynamic(operand) if d in old)
+        is_inside = any(d in new[1:] for d in _dynamic(call.node))
+        if was_inside or is_inside:
             return False
     return True
 

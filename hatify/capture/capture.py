@@ -24,7 +24,7 @@ from hatify.capture.ladder import Traces, trace, warn_of_lost_training
 from hatify.capture.modes import merge_modes, restore_dropout
 from hatify.capture.mutations import mutates, written
 from hatify.capture.opaque import run_leaves
-from hatify.capture.program import graph_of, holds_infinity
+from hatify.capture.program import graph_of, has_infinite_entries
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
 from hatify.capture.sizes import fixed_size
 from hatify.errors import CaptureWarning
@@ -35,8 +35,9 @@ class Capture:
     """A captured model.
 
     graph: placeholders for the flat inputs; `get_attr` nodes, with `meta["role"]` ("parameter", "buffer" or
-        "constant") and `meta["name"]`, for what the model holds; a tuple as output. Calls have the path of their
-        module in `meta["module_path"]`. What train and eval mode do differently follows the node `training`.
+        "constant") and `meta["name"]`, for what the model holds; a tuple as output. Inputs, buffers and constants that
+        hold infinity have `meta["infinite"]`. Calls have the path of their module in `meta["module_path"]`. What train
+        and eval mode do differently follows the node `training`.
     constants: tensors and subgraphs that the graph holds beside the model's own, by name.
     lasting_state: the buffers that forward changes in eval mode, too.
     """
@@ -70,7 +71,7 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     _make_portable(graph)
     flat, inputs = pytree.tree_flatten(arguments)
     for placeholder, value in zip(graph.find_nodes(op="placeholder"), flat, strict=False):
-        placeholder.meta["infinite"] = holds_infinity(value)
+        placeholder.meta["infinite"] = has_infinite_entries(value)
     fixed = tuple(None if isinstance(value, torch.Tensor) else value for value in flat)
     eval_outputs = None if in_train == in_eval else in_eval
     call_signature = CallSignature(signature, inputs, in_train, shapes, fixed, decisions, eval_outputs)

@@ -58,11 +58,13 @@ def _count_as_buffers(graph: Graph) -> None:
 def _read(graph: Graph, node: Node, name: str, kind: InputKind, held: Any) -> Node:
     roles = {InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer"}
     read = graph.create_node("get_attr", name)
-    read.meta = dict(node.meta, role=roles.get(kind, "constant"), name=name, infinite=holds_infinity(held))
+    role = roles.get(kind, "constant")
+    infinite = role != "parameter" and has_infinite_entries(held)
+    read.meta = dict(node.meta, role=role, name=name, infinite=infinite)
     return read
 
 
-def holds_infinity(value: Any) -> bool:
+def has_infinite_entries(value: Any) -> bool:
     """Whether a tensor that is given or held has infinite entries, as biases of attention have."""
     is_float = isinstance(value, Tensor) and value.is_floating_point() and not value.is_meta
     return is_float and bool(value.isinf().any())
