@@ -63,10 +63,11 @@ def masks_for(needs: Iterable[Need], features: Features) -> tuple[Positions, ...
     for need in needs:
         pieces.setdefault(tuple(map(_key, _reached(need, features))), []).append(need)
     common = {piece: set.intersection(*({_key(p) for p in n.factors} for n in own)) for piece, own in pieces.items()}
+    entries = {piece: _reached(own[0], features) for piece, own in pieces.items()}
     masks: list[Positions] = []
-    for own in pieces.values():
-        reached = _reached(own[0], features)
-        meeting = [common[other] for other, (one, *_) in pieces.items() if _meet(reached, _reached(one, features))]
+    for piece, own in pieces.items():
+        reached = entries[piece]
+        meeting = [common[other] for other in pieces if _meet(reached, entries[other])]
         for need in own:
             gating = [*need.mixed, *(p for p in need.factors if not all(_key(p) in keys for keys in meeting))]
             masks += [_masked_where(reached, p, features) for p in gating]

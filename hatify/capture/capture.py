@@ -70,7 +70,7 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     run_leaves(graph, traces.leaves, constants)
     _make_portable(graph)
     flat, inputs = pytree.tree_flatten(arguments)
-    for placeholder, value in zip(graph.find_nodes(op="placeholder"), flat, strict=False):
+    for placeholder, value in zip(graph.find_nodes(op="placeholder"), flat, strict=True):
         placeholder.meta["infinite"] = has_infinite_entries(value)
     fixed = tuple(None if isinstance(value, torch.Tensor) else value for value in flat)
     eval_outputs = None if in_train == in_eval else in_eval

@@ -26,7 +26,6 @@ def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
     arguments = in_own_containers(arguments)
     dynamic = pytree.tree_map(lambda d: None if d is None else {d: Dim.AUTO}, batch_dimensions(arguments))
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
         for set_aside in ASIDE:
             stack.enter_context(set_aside())
         # recurrent layers re-assign their weights in forward; the export restores them, but warns
@@ -112,6 +111,7 @@ def _without_idle_conversions() -> Iterator[None]:
 
 
 ASIDE = (
+    warnings.catch_warnings,
     _without_log_entries,
     _without_fused_attention,
     _without_looking_at_masks,

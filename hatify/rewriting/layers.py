@@ -24,6 +24,10 @@ def gate(tensor: Tensor, mask: Tensor | None) -> Tensor:
     return product if mask.requires_grad else torch.where(mask == 0, 0, product)
 
 
+def _product(tensor: Tensor, mask: Tensor) -> Tensor:
+    return tensor * (mask if mask.dtype is tensor.dtype else mask.to(tensor.dtype))
+
+
 def for_each_example(mask: Tensor | None, tensor: Tensor) -> Tensor | None:
     """A mask for the features of one example, repeated where `tensor` holds one example's after the other's."""
     if mask is None:
@@ -42,10 +46,6 @@ class Products:
 
     layer: nn.Module
     by_attribute: Mapping[str, Tensor]
-
-
-def _product(tensor: Tensor, mask: Tensor) -> Tensor:
-    return tensor * (mask if mask.dtype is tensor.dtype else mask.to(tensor.dtype))
 
 
 class HATLayer(nn.Module):
@@ -89,8 +89,8 @@ class HATLayer(nn.Module):
         for position, element, operand, attribute, places in fillings:
             if operand is not None:
                 value = operands[operand]
-                if places and masks:
-                    value, places = _gated(value, places, masks), ()
+                if places and masks:  # a weight that forward has computed: dead entries may be no numbers
+                    value, places = _masked(value, places, masks, gate), ()
             elif attribute is None:
                 value, places = self._stand_in(operands[0], places, masks), ()
             elif attribute in products:
@@ -169,20 +169,17 @@ def _called(function: Callable[..., Any], arguments: Sequence[Any], names: Seque
     return function(*arguments[: -len(names)], **named)
 
 
-def _gated(value: Any, places: Places, masks: Sequence[Tensor | None]) -> Any:
-    """A weight that forward has computed, gated: dead entries of it may be no numbers, unlike those of parameters."""
-    for position, shape in places:
-        mask = masks[position]
-        value = gate(value, None if mask is None else mask.reshape(shape))
-    return value
-
-
-def _masked(value: Any, places: Places, masks: Sequence[Tensor | None]) -> Any:
+def _masked(
+    value: Any,
+    places: Places,
+    masks: Sequence[Tensor | None],
+    multiply: Callable[[Tensor, Tensor], Tensor] = _product,
+) -> Any:
     for position, shape in places:
         mask = masks[position]
         if mask is None:
             continue
         if mask.shape != shape:  # to ask costs less than a view of the same shape
             mask = mask.reshape(shape)
-        value = mask if value is None else _product(value, mask)
+        value = mask if value is None else multiply(value, mask)
     return value

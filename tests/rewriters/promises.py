@@ -80,18 +80,13 @@ def _of_three(value: Any) -> Any:
 def _assert_same_function(model: nn.Module, net: HATModule, inputs: tuple[Any, ...]) -> None:
     for training in (False, True):
         model.train(training), net.train(training)
-        torch.manual_seed(1)
-        expected = _run(model, *inputs)
-        torch.manual_seed(1)
-        actual = _run(net, *inputs)
+        expected, actual = _seeded(model, *inputs), _seeded(net, *inputs)
         assert len(actual) == len(expected)
         for one, other in zip(actual, expected, strict=True):
             assert relative_difference(one, other) < 1e-5, f"training={training}"
     trial = with_all_features(net.eval())
-    torch.manual_seed(1)
-    expected = _run(net, *inputs)
-    torch.manual_seed(1)
-    for one, other in zip(_run(trial, *inputs, task_id=trial.num_tasks - 1), expected, strict=True):
+    expected, actual = _seeded(net, *inputs), _seeded(trial, *inputs, task_id=trial.num_tasks - 1)
+    for one, other in zip(actual, expected, strict=True):
         assert relative_difference(one, other) < 1e-5, "a task with all features"
 
 
@@ -114,6 +109,11 @@ def _assert_no_forgetting(net: HATModule, inputs: tuple[Any, ...]) -> None:
     after, moved = _run(net, *inputs, task_id=0), _run(net, *inputs)
     assert all(torch.equal(one, other) for one, other in zip(after, before, strict=True))
     assert not all(torch.equal(one, other) for one, other in zip(moved, untasked, strict=True))
+
+
+def _seeded(network: nn.Module, *inputs: Any, **kwargs: Any) -> list[Tensor]:
+    torch.manual_seed(1)
+    return _run(network, *inputs, **kwargs)
 
 
 @torch.no_grad()

@@ -76,7 +76,7 @@ def test_zeros_that_are_lost_are_gated_again(function: Function) -> None:
 
 
 class ForbiddenPairs(nn.Module):
-    """A buffer with infinities, which a gate of its own follows."""
+    """A buffer with infinities, which no gate may follow."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
