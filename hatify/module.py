@@ -6,7 +6,7 @@ import copy
 import inspect
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from numbers import Real
@@ -31,21 +31,13 @@ from hatify.inspection.plots import plot_capacity, plot_masks
 from hatify.inspection.summary import NetworkSummary, summarise
 from hatify.inspection.tree import as_html
 from hatify.lifecycle.fingerprints import fingerprints
-from hatify.lifecycle.forgetting import (
-    ForgetReport,
-    draw_anew,
-    draw_head_anew,
-    entries_to_forget,
-    freed_features,
-    put_back,
-    unused_entries,
-)
+from hatify.lifecycle.forgetting import ForgetReport, draw_anew, forget, put_back, unused_entries
 from hatify.masks.capacity import GroupCapacity, capacity, describe_emptiness, describe_scarcity
 from hatify.masks.locks import compact
 from hatify.masks.registry import MaskRegistry
 from hatify.output import PathLike
+from hatify.ownership import Ownership
 from hatify.payload import HATPayload
-from hatify.rewriting.heads import reset_task
 from hatify.rewriting.layers import HATLayer, hat_layers
 from hatify.rewriting.vectors import MASKED_VECTORS, masked_vectors
 from hatify.runtime.guard import OptimizerGuard, refuse_steps
@@ -78,6 +70,7 @@ class HATModule(GraphModule):
         super().__init__(root, graph, class_name="HATModule")
         self.blueprint = blueprint
         self._keep_unused(root)
+        self._ownership = Ownership(self, self.registry, blueprint.task_indexed)
         self._task_id: int | None = None
         self._learning: LearningTask | None = None
         self._guard: OptimizerGuard | None = None
@@ -160,7 +153,7 @@ class HATModule(GraphModule):
         diverged = self._divergence.found()
         if not diverged:
             return nullcontext()
-        used = self._entries_used(task, diverged)
+        used = self._ownership.used(task, diverged)
         return isolated(self, {id(self.get_parameter(name)): entries for name, entries in used.items()})
 
     def _resolve(self, task_id: Any, mask_scale: float | None) -> tuple[int | None, Tensor | float | None]:
@@ -263,11 +256,7 @@ class HATModule(GraphModule):
         Raises:
             HatifyError: there is no such layer.
         """
-        return explain(self, path, self.blueprint, self._locks_of_trained_tasks())
-
-    def _locks_of_trained_tasks(self) -> dict[str, Tensor]:
-        """For shared parameters, bool of their shapes: what all the trained tasks have locked."""
-        return self._locked_entries(self.shared_parameters(), self.registry.taken(None), bool(self.trained_tasks))
+        return explain(self, path, self.blueprint, self._ownership.locked_by_trained())
 
     def plot_masks(self) -> Picture:
         """By mask group, the features that each trained task uses, as a picture; shared ones are dark.
@@ -287,7 +276,7 @@ class HATModule(GraphModule):
 
     def _repr_html_(self) -> str:
         """How a notebook shows the network: its modules as a tree."""
-        locks = self._locks_of_trained_tasks()
+        locks = self._ownership.locked_by_trained()
         paths = [path for path, module in self.named_modules() if isinstance(module, HATLayer)]
         return as_html(self.summary(), {path: explain(self, path, self.blueprint, locks) for path in paths})
 
@@ -320,16 +309,9 @@ class HATModule(GraphModule):
             ExtractionError: the network calls a submodule as it is, or it has no weights (meta device).
         """
         task = self._checked_task(task_id)
-        used = self._entries_used(task, self.shared_parameters())
+        used = self._ownership.used(task)
         with self._isolated(task, mask_scale=None):
             return extract(self, self.registry, self.blueprint.signature, used, task)
-
-    def _entries_used(self, task: int, shared: Iterable[str]) -> dict[str, Tensor]:
-        """For shared parameters, bool of their shapes: the entries that a task's output depends on.
-
-        They are those that it locks where it is the only trained task.
-        """
-        return self._locked_entries(shared, self.registry.used(task), any_locked=True)
 
     # -- forgetting ------------------------------------------------------------------------------------------
 
@@ -377,8 +359,9 @@ class HATModule(GraphModule):
         self._check_has_weights()
         if not self.registry.begun:
             return {}
-        trainable = {name: parameter for name, parameter in self._shared().items() if parameter.requires_grad}
-        entries = unused_entries(trainable, [self._entries_used(task, trainable) for task in self.registry.begun])
+        shared = self._ownership.shared()
+        trainable = {name: parameter for name, parameter in shared.items() if parameter.requires_grad}
+        entries = unused_entries(trainable, [self._ownership.used(task, trainable) for task in self.registry.begun])
         named = dict(self.named_parameters(remove_duplicate=False))
         if values is not None:
             put_back(named, entries, values)
@@ -404,23 +387,7 @@ class HATModule(GraphModule):
             raise TrainingError("a network on the meta device has no weights: give it some first")
 
     def _forget(self, tasks: Sequence[int], seed: int | None, dry_run: bool) -> ForgetReport:
-        kept = [task for task in self.registry.begun if task not in tasks]
-        parameters = self._shared()
-        used = {task: self._entries_used(task, parameters) for task in (*tasks, *kept)}
-        entries = entries_to_forget(parameters, [used[t] for t in tasks], [used[t] for t in kept])
-        counts = {name: int(renewed.sum()) for name, renewed in entries.items()}
-        report = ForgetReport(tuple(tasks), counts, freed_features(self.registry, tasks, kept), dry_run)
-        if not dry_run:
-            named, initialization = dict(self.named_parameters(remove_duplicate=False)), self.blueprint.initialization
-            with seeded(seed):
-                draw_anew(named, entries, initialization)
-                for task in tasks:
-                    self.registry.forget(task)
-                    for layer in hat_layers(self):
-                        reset_task(layer, task)
-                    for path, head in zip(self.blueprint.heads, self.head_layers(), strict=True):
-                        draw_head_anew(head.per_task[task], path, named, initialization)
-        return report
+        return forget(self, self._ownership, self.registry, self.blueprint, tasks, seed, dry_run)
 
     # -- training --------------------------------------------------------------------------------------------
 
@@ -492,15 +459,7 @@ class HATModule(GraphModule):
         return tuple(name for name, now in self._fingerprints(task).items() if now != before.get(name, now))
 
     def _fingerprints(self, task: int) -> dict[str, str]:
-        """Of all that a task depends on: the shared entries that it uses, and what is its own."""
-        shared = self._shared()
-        if any(parameter.is_meta for parameter in shared.values()):
-            return {}
-        used = {name: entries for name, entries in self._entries_used(task, shared).items() if bool(entries.any())}
-        own = self._own(task)
-        named = [*self.named_parameters(), *self.named_buffers()]
-        tensors = {name: tensor for name, tensor in named if name in used or id(tensor) in own}
-        return fingerprints(tensors, used)
+        return fingerprints(self, self._ownership, task)
 
     def lock_masks(self, task_id: int) -> dict[str, Tensor]:
         """For every parameter, bool of its shape: the entries that training `task_id` must leave as they are.
@@ -508,38 +467,7 @@ class HATModule(GraphModule):
         Raises:
             TaskError: no such task.
         """
-        task = self._checked_task(task_id)
-        taken = self.registry.taken(task)
-        any_locked = any(other != task for other in self.registry.trained)
-        own = self._own(task)
-        shared = self._locked_entries(self.shared_parameters(), taken, any_locked)
-        return {
-            name: shared[name]
-            if name in shared
-            else torch.full_like(parameter, id(parameter) not in own, dtype=torch.bool)
-            for name, parameter in self.named_parameters()
-        }
-
-    def _own(self, task: int) -> set[int]:
-        """The `id`s of the parameters and buffers that are a task's own."""
-        held = [layer.per_task[task] for layer in hat_layers(self)]
-        own = (tensor for module in held for tensor in (*module.parameters(), *module.buffers()))
-        return {id(tensor) for tensor in (*self.registry.task_embeddings(task), *own)}
-
-    def _locked_entries(self, shared: Iterable[str], taken: Tensor, any_locked: bool) -> dict[str, Tensor]:
-        """For shared parameters, bool of their shapes: what is locked where these features are taken.
-
-        A parameter without a lock rule is locked whole, if anything is.
-        """
-        table = self.registry.locks
-        rules = {id(self.get_parameter(name)): name for name in table.names}
-
-        def lock(parameter: nn.Parameter) -> Tensor:
-            if id(parameter) in rules:
-                return table.lock(rules[id(parameter)], taken, any_locked, parameter.shape)
-            return torch.full_like(parameter, any_locked, dtype=torch.bool)
-
-        return {name: lock(self.get_parameter(name)) for name in shared}
+        return self._ownership.locked_for(self._checked_task(task_id))
 
     def parameter_groups(self, mask_learning_rate: float) -> list[dict[str, Any]]:
         """What an optimizer takes: the weights, and the embeddings with a learning rate of their own and no decay.
@@ -554,13 +482,7 @@ class HATModule(GraphModule):
 
     def shared_parameters(self) -> tuple[str, ...]:
         """The names of the parameters that all tasks share: neither kept once a task nor an embedding."""
-        indexed = {id(self.get_parameter(name)) for name in self.blueprint.task_indexed}
-        own = {id(p) for p in self.registry.parameters()} | indexed
-        own |= {id(p) for layer in hat_layers(self) for p in layer.per_task.parameters()}
-        return tuple(name for name, parameter in self.named_parameters() if id(parameter) not in own)
-
-    def _shared(self) -> dict[str, nn.Parameter]:
-        return {name: self.get_parameter(name) for name in self.shared_parameters()}
+        return tuple(self._ownership.shared())
 
     def head_layers(self) -> tuple[HATLayer, ...]:
         """The layers that are each task's own head."""

@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hatify.blueprint import Blueprint
 from hatify.errors import InputError
 from hatify.lifecycle.initial_values import Initialization, drawn_anew
 from hatify.masks.registry import MaskGroup, MaskRegistry
+from hatify.ownership import Ownership
+from hatify.rewriting.heads import reset_task
+from hatify.rewriting.layers import HATLayer, hat_layers
+from hatify.seeding import seeded
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,43 @@ class ForgetReport:
         )
 
 
+def forget(
+    net: nn.Module,
+    ownership: Ownership,
+    registry: MaskRegistry,
+    blueprint: Blueprint,
+    tasks: Sequence[int],
+    seed: int | None,
+    dry_run: bool,
+) -> ForgetReport:
+    """Make tasks as if they had never been trained; see `HATModule.forget`."""
+    kept = [task for task in registry.begun if task not in tasks]
+    used = {task: ownership.used(task) for task in (*tasks, *kept)}
+    entries = _entries_to_forget(ownership.shared(), [used[t] for t in tasks], [used[t] for t in kept])
+    counts = {name: int(renewed.sum()) for name, renewed in entries.items()}
+    report = ForgetReport(tuple(tasks), counts, _freed_features(registry, tasks, kept), dry_run)
+    if not dry_run:
+        named = dict(net.named_parameters(remove_duplicate=False))
+        with seeded(seed):
+            draw_anew(named, entries, blueprint.initialization)
+            for task in tasks:
+                _begin_anew(net, task, registry, blueprint, named)
+    return report
+
+
+def _begin_anew(
+    net: nn.Module, task: int, registry: MaskRegistry, blueprint: Blueprint, named: Mapping[str, nn.Parameter]
+) -> None:
+    """What is a task's own is as a new task's. named: the network's parameters, by all their names."""
+    registry.forget(task)
+    for layer in hat_layers(net):
+        reset_task(layer, task)
+    for path in blueprint.heads:
+        head = net.get_submodule(path)
+        if isinstance(head, HATLayer):
+            _draw_head_anew(head.per_task[task], path, named, blueprint.initialization)
+
+
 def unused_entries(parameters: Mapping[str, nn.Parameter], kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """For each parameter, bool of its shape: the entries that no kept task uses.
 
@@ -53,7 +95,7 @@ def unused_entries(parameters: Mapping[str, nn.Parameter], kept: Sequence[Mappin
     }
 
 
-def entries_to_forget(
+def _entries_to_forget(
     parameters: Mapping[str, nn.Parameter],
     forgotten: Sequence[Mapping[str, Tensor]],
     kept: Sequence[Mapping[str, Tensor]],
@@ -71,7 +113,7 @@ def entries_to_forget(
     }
 
 
-def freed_features(registry: MaskRegistry, forgotten: Sequence[int], kept: Sequence[int]) -> dict[str, int]:
+def _freed_features(registry: MaskRegistry, forgotten: Sequence[int], kept: Sequence[int]) -> dict[str, int]:
     """By mask group, how many features forgotten tasks alone use."""
 
     def freed(group: MaskGroup) -> int:
@@ -145,7 +187,7 @@ def _overwrite(
 
 
 @torch.no_grad()
-def draw_head_anew(
+def _draw_head_anew(
     head: nn.Module, path: str, parameters: Mapping[str, nn.Parameter], initialization: Initialization
 ) -> None:
     """Give a forgotten task's head fresh values, as its layer draws them.
