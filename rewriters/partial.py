@@ -13,14 +13,26 @@ import torch
 from torch.fx import Node
 
 from hatify.analysis.call import Call
-from hatify.analysis.effect import Effect
-from hatify.analysis.nodes import arguments_of
+from hatify.analysis.effect import Argument, Effect, Use
+from hatify.analysis.nodes import arguments_of, is_parameter
 from hatify.analysis.support import varies
 from hatify.capture.calls import is_tensor
 from rewriters.elementwise import combined, elementwise, to_rank
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
+
+SHAPES = {
+    aten.expand.default,
+    aten.expand_as.default,
+    aten.unsqueeze.default,
+    aten.view.default,
+    aten.view_as.default,
+    aten.reshape.default,
+    aten.reshape_as.default,
+    aten.to.dtype,
+    aten.type_as.default,
+}
 
 # What is above zero even for entries that are zero, and what passes that on.
 POSITIVE = {aten.exp.default, aten.sigmoid.default, aten.softplus.default, aten.softmax.int, aten._softmax.default}
@@ -32,15 +44,7 @@ PASSES_ON = {
     aten.sum.dim_IntList,
     aten.avg_pool2d.default,
     aten.adaptive_avg_pool2d.default,
-    aten.expand.default,
-    aten.expand_as.default,
-    aten.unsqueeze.default,
-    aten.view.default,
-    aten.view_as.default,
-    aten.reshape.default,
-    aten.reshape_as.default,
-    aten.to.dtype,
-    aten.type_as.default,
+    *SHAPES,
 }
 SCALES = {aten.mul.Tensor, aten.div.Tensor}  # by a number
 
@@ -48,6 +52,8 @@ SCALES = {aten.mul.Tensor, aten.div.Tensor}  # by a number
 @rewriter(aten.log, aten.log2, aten.log10, aten.logit, aten.reciprocal, aten.rsqrt, aten.sqrt)
 def infinite_at_zero(call: Call) -> Effect:
     """The value or its slope is."""
+    if call.node.target != aten.reciprocal.default and _is_parameter(call["self"]):
+        return _parameter_as_it_is(call)
     return replace(elementwise(call, keeps_zero=False), fixed=_keep_from_zero(call, call["self"]))
 
 
@@ -55,6 +61,8 @@ def infinite_at_zero(call: Call) -> Effect:
 def power(call: Call) -> Effect:
     """Below 1, the power or its slope is infinite at zero."""
     exponent = call["exponent"]
+    if isinstance(exponent, float) and not exponent.is_integer() and _is_parameter(call["self"]):
+        return _parameter_as_it_is(call)
     if isinstance(exponent, int | float) and (exponent == 0 or exponent >= 1):
         fixed = () if float(exponent).is_integer() else (call["self"],)  # of a negative number it is NaN
         return replace(elementwise(call, keeps_zero=exponent != 0), fixed=fixed)
@@ -64,6 +72,8 @@ def power(call: Call) -> Effect:
 @rewriter(aten.pow.Tensor_Tensor, aten.float_power.Tensor_Tensor)
 def power_of_tensor(call: Call) -> Effect:
     """The base's features; the exponent (a learned one, say) is read as it is."""
+    if _is_parameter(call["self"]):
+        return _parameter_as_it_is(call)
     fixed = _keep_from_zero(call, call["self"])
     return Effect(to_rank(call.support(call["self"]), call), flows=(call["self"],), fixed=fixed, keeps_zero=False)
 
@@ -95,14 +105,30 @@ def hypotenuse(call: Call) -> Effect:
     return combined(call, *sides, keeps_zero=False)
 
 
-@rewriter(aten.asin, aten.atanh, aten.bernoulli.default, aten.erfinv, aten.expm1, aten.log1p, aten.sinh)
+@rewriter(aten.asin, aten.atanh, aten.erfinv, aten.log1p)
 def keeps_zeros_of_few(call: Call) -> Effect:
-    """Overflows, or is NaN or an error for some numbers."""
+    """NaN for some numbers."""
+    if _is_parameter(call["self"]):
+        return _parameter_as_it_is(call)
     return replace(elementwise(call, keeps_zero=True), fixed=call.operands)
 
 
-@rewriter(aten.acos, aten.cosh, aten.exp, aten.exp2, aten.i0, aten.pow.Scalar)
+@rewriter(aten.acos)
 def loses_zeros_of_few(call: Call) -> Effect:
+    """The same of a function that is not zero at zero."""
+    if _is_parameter(call["self"]):
+        return _parameter_as_it_is(call)
+    return replace(elementwise(call, keeps_zero=False), fixed=call.operands)
+
+
+@rewriter(aten.bernoulli.default, aten.expm1, aten.sinh)
+def overflows(call: Call) -> Effect:
+    """Or is an error, for large numbers."""
+    return replace(elementwise(call, keeps_zero=True), fixed=call.operands)
+
+
+@rewriter(aten.cosh, aten.exp, aten.exp2, aten.i0, aten.pow.Scalar)
+def overflows_and_loses_zeros(call: Call) -> Effect:
     """The same of a function that is not zero at zero."""
     return replace(elementwise(call, keeps_zero=False), fixed=call.operands)
 
@@ -113,6 +139,18 @@ def tells_signs_of_zeros(call: Call) -> Effect:
     for operand in call.operands:
         call.variables.release(call.support(operand))
     return call.live(reads=call.operands)
+
+
+def _is_parameter(operand: Node) -> bool:
+    """Whether an operand is a parameter, in whatever shape: nothing keeps another task from making it negative."""
+    while operand.target in SHAPES:
+        operand = operand.args[0]  # type: ignore[assignment]
+    return is_parameter(operand)
+
+
+def _parameter_as_it_is(call: Call) -> Effect:
+    """Kept once a task, or locked whole: masked, NaN would still be NaN."""
+    return call.live(uses=(Use(Argument("self")),))
 
 
 def _keep_from_zero(call: Call, operand: Node) -> tuple[Node, ...]:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from tests.rewriters.promises import WIDTH, Sandwich, check, check_between
+from tests.rewriters.promises import WIDTH, Sandwich, check, check_between, ideal
 
 Function = Callable[[Tensor], Tensor]
 
@@ -118,3 +118,41 @@ def test_another_tasks_features_reach_no_function_that_makes_them_nan(function: 
             assert torch.equal(net(x, task_id=0), before)
             is_finite &= bool(net(x).isfinite().all())
     assert not is_finite
+
+
+class Scaled(nn.Module):
+    """Features times a function of a parameter [WIDTH] that begins well above zero."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.write, self.read = nn.Linear(3, WIDTH), nn.Linear(WIDTH, 4)
+        self.scale = nn.Parameter(torch.full((WIDTH, 1), 0.5))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.write(x) * self.function(self.scale.view(WIDTH)))
+
+
+NOT_OF_EVERY_PARAMETER: dict[str, Function] = {
+    "log": torch.log,
+    "logit": torch.logit,
+    "square root": torch.sqrt,
+    "inverse square root": torch.rsqrt,
+    "broken power": lambda w: w**1.5,
+    "power by a tensor": lambda w: w ** torch.linspace(0.5, 1.5, WIDTH),
+    "arc cosine": torch.acos,
+    "arc sine": torch.asin,
+    "log1p": torch.log1p,
+}
+
+
+@pytest.mark.parametrize("function", NOT_OF_EVERY_PARAMETER.values(), ids=NOT_OF_EVERY_PARAMETER)
+def test_a_parameter_that_must_not_become_negative_is_locked_whole(function: Function) -> None:
+    net = check(Scaled(function), torch.randn(2, 3), at_least=0.4)  # of the rest, half
+    assert net.blueprint.unfollowed == {"scale"}
+
+
+@pytest.mark.parametrize("function", [torch.exp, torch.square, lambda w: (w.abs() + 1).log()])
+def test_a_parameter_that_may_be_negative_is_shared(function: Function) -> None:
+    net = check(Scaled(function), torch.randn(2, 3), at_least=ideal(one_sided=80))
+    assert "scale" in net.shared_parameters()
