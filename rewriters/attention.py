@@ -28,7 +28,14 @@ def attention(call: Call) -> Effect:
     return Effect(support, flows=(value,), reads=reads, pairs=pairs)
 
 
-@rewriter(aten.softmax.int, aten._softmax.default, aten.log_softmax.int, aten._log_softmax.default)
+@rewriter(
+    aten.softmax.int,
+    aten._softmax.default,
+    aten.special_softmax.default,
+    aten.log_softmax.int,
+    aten._log_softmax.default,
+    aten.special_log_softmax.default,
+)
 def softmax(call: Call) -> Effect:
     """Mixes one dimension, where dead entries are read as zeros; its own zeros become non-zero."""
     operand = call["self"]

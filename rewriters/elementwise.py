@@ -62,6 +62,7 @@ def elementwise(call: Call, *, keeps_zero: bool) -> Effect:
     aten.resolve_neg,
     aten.erf,
     aten.special_erf,
+    aten.special_i1e,
     aten.floor,
     aten.ceil,
     aten.round,
@@ -92,6 +93,7 @@ def cast(call: Call) -> Effect:
 @rewriter(
     aten.sigmoid,
     aten.special_expit,
+    aten.special_i0e,
     aten.hardsigmoid,
     aten.softplus,
     aten.log_sigmoid,
@@ -173,6 +175,12 @@ def from_parts(call: Call) -> Effect:
 def loses_zeros_of_two(call: Call) -> Effect:
     """Coupled as in a sum."""
     return combined(call, call["self"], call["other"], keeps_zero=False)
+
+
+@rewriter(aten.ldexp)
+def times_power_of_two(call: Call) -> Effect:
+    """`self * 2 ** other`: zero where `self` is."""
+    return Effect(to_rank(call.support(call["self"]), call), flows=(call["self"],))
 
 
 @rewriter(aten.polar.default)

@@ -97,9 +97,25 @@ def _piece_sizes(call: Call, pieces: Sequence[Node], dimension: int) -> list[int
     return [call.shape(n)[dimension] if len(call.shape(n)) == rank else 1 for n in pieces]
 
 
-@rewriter(aten.split, aten.split_with_sizes, aten.chunk.default, aten.tensor_split.sections, aten.unsafe_chunk)
+# These name the dimension by their own names: along a vector, `hsplit` cuts the only one.
+DIMENSION_OF_SPLIT = {"aten::vsplit": 0, "aten::hsplit": 1, "aten::dsplit": 2}
+
+
+@rewriter(
+    aten.split,
+    aten.split_with_sizes,
+    aten.chunk.default,
+    aten.tensor_split.sections,
+    aten.tensor_split.indices,
+    aten.unsafe_chunk,
+    aten.vsplit,
+    aten.hsplit,
+    aten.dsplit,
+)
 def split(call: Call) -> Effect:
-    operand, dimension = call["self"], call.dimension("dim", call["self"])
+    operand = call["self"]
+    named = DIMENSION_OF_SPLIT.get(call.node.target._schema.name)  # type: ignore[union-attr]
+    dimension = call.dimension("dim", operand) if named is None else min(named, len(call.shape(operand)) - 1)
     support = call.support(operand)
     if not varies(support, dimension):
         return Effect(tuple(support for _ in call.results), flows=(operand,))

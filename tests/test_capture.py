@@ -331,6 +331,26 @@ def test_state_that_forward_changes_in_eval_mode_is_named_and_each_tasks_own() -
     assert [float(net.get_buffer(f"operators.count.per_task.{task}.count")) for task in (0, 1)] == [0.0, 1.0]
 
 
+def test_a_constant_in_forward_is_no_state() -> None:
+    class Repeating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.read = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            places = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+            places += 1
+            return self.read(self.write(x).index_select(1, places))
+
+    model, x = Repeating(), torch.randn(4, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = hatify(model, num_tasks=2)
+    assert torch.equal(net(x), model(x))
+    assert torch.equal(net(x), model(x))
+    assert not net.blueprint.task_indexed - {"read.weight", "read.bias"}
+
+
 class Sign(torch.autograd.Function):
     """A straight-through estimator."""
 

@@ -57,6 +57,8 @@ def source(node: Node) -> Node | None:
     """
     if node.op != "call_function" or not is_tensor(node) or not node.args or not isinstance(node.args[0], Node):
         return None
+    if node.target is aten.lift_fresh_copy.default:  # of a constant in forward, whose memory it has while traced
+        return None
     operand = node.args[0].args[0] if node.target is operator.getitem else node.args[0]
     if not is_tensor(operand):
         return None

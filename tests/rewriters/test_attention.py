@@ -176,3 +176,7 @@ def test_scores_with_features_of_each_head() -> None:
             return (q @ k.mT + bias).softmax(-1) @ v
 
     check_between("tokens", BiasedScores(), one_sided=4 * WIDTH + 12, two_sided=4 * SQUARE)
+
+
+def test_softmax_by_its_special_names() -> None:
+    check_between("lines", lambda x: torch.special.log_softmax(torch.special.softmax(x, -1), -1), gates=1)

@@ -29,6 +29,9 @@ SPLITS = chain(
     lambda x: torch.cat(x.split([4, 12], 1)[::-1], 1),
     lambda x: torch.cat(x.chunk(4, -1)[::-1], -1),
     lambda x: torch.cat(torch.tensor_split(x, 3, 1), 1),
+    lambda x: torch.cat(torch.tensor_split(x, (3, 7), -1)[::-1], 1),
+    lambda x: torch.cat(torch.hsplit(x, 2)[::-1], 1),
+    lambda x: torch.cat(torch.dsplit(x.view(-1, 1, 16), (2, 5))[::-1], -1).flatten(1),
     lambda x: torch.cat(x.unflatten(1, (2, 8)).unbind(1)[::-1], 1),
     lambda x: torch.stack(x.unbind(1)[::-1], 1),
 )
