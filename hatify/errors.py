@@ -60,6 +60,14 @@ def never_trained(task: int, trained: Sequence[int]) -> TaskError:
     return TaskError(f"task {task} was never trained; trained are {list(trained) or 'none'}")
 
 
+def no_longer_a_parameter(name: str) -> ConversionError:
+    """What to raise where a layer of the converted network has lost a parameter to a reparametrisation."""
+    return ConversionError(
+        f"{name!r} is no parameter of the converted network any more: "
+        "prune or reparametrise the model, and convert it then"
+    )
+
+
 def first_few(names: Sequence[str], count: int = 3) -> str:
     """The first of many names, for a message."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

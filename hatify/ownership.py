@@ -7,6 +7,7 @@ from collections.abc import Iterable, Set
 import torch
 from torch import Tensor, nn
 
+from hatify.errors import no_longer_a_parameter
 from hatify.masks.registry import MaskRegistry
 from hatify.rewriting.layers import hat_layers
 
@@ -15,6 +16,8 @@ class Ownership:
     """Answers for a converted network as it is when asked.
 
     task_indexed: the names of the parameters that each task has its own copy of.
+
+    Whatever is asked raises ConversionError where a layer has lost a parameter that it was converted with.
     """
 
     def __init__(self, network: nn.Module, registry: MaskRegistry, task_indexed: Set[str]) -> None:
@@ -24,7 +27,7 @@ class Ownership:
 
     def shared(self) -> dict[str, nn.Parameter]:
         """The parameters that all tasks share, by name: neither kept once a task nor an embedding."""
-        own = {id(self._network.get_parameter(name)) for name in self._task_indexed}
+        own = {id(self._parameter(name)) for name in self._task_indexed}
         own |= {id(parameter) for parameter in self._registry.parameters()}
         own |= {id(p) for layer in hat_layers(self._network) for p in layer.per_task.parameters()}
         return {name: parameter for name, parameter in self._network.named_parameters() if id(parameter) not in own}
@@ -60,13 +63,19 @@ class Ownership:
             for name, parameter in self._network.named_parameters()
         }
 
+    def _parameter(self, name: str) -> nn.Parameter:
+        try:
+            return self._network.get_parameter(name)
+        except AttributeError:
+            raise no_longer_a_parameter(name) from None
+
     def _locked(self, shared: dict[str, nn.Parameter], taken: Tensor, any_locked: bool) -> dict[str, Tensor]:
         """For shared parameters, bool of their shapes: what is locked where these features are taken.
 
         A parameter without a lock rule is locked whole, if anything is.
         """
         table = self._registry.locks
-        rules = {id(self._network.get_parameter(name)): name for name in table.names}
+        rules = {id(self._parameter(name)): name for name in table.names}
 
         def lock(parameter: nn.Parameter) -> Tensor:
             if id(parameter) in rules:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import l1_unstructured
 
 from hatify import HATConfig, HatifyError, HATModule, hatify
 from hatify.errors import CapacityWarning, CaptureError, ConversionError, InputError, TaskError, TrainingError
@@ -259,3 +262,11 @@ def test_names_that_a_hat_layer_uses() -> None:
     original[0].register_parameter("per_task", nn.Parameter(torch.zeros(1)))
     with pytest.raises(ConversionError, match=r"'0\.per_task' is called 'per_task'"):
         hatify(original)
+
+
+@pytest.mark.parametrize("use", [lambda net: net(torch.randn(2, 4), task_id=0), HATModule.shared_parameters])
+def test_a_converted_layer_that_was_pruned(use: Callable[[HATModule], Any]) -> None:
+    net = hatify(model(), num_tasks=2).eval()
+    l1_unstructured(net.get_submodule("0"), "weight", 0.5)
+    with pytest.raises(ConversionError, match=r"'0\.weight' is no parameter .* any more: prune .* the model"):
+        use(net)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hatify.errors import no_longer_a_parameter
+
 UNUSED = 2.0**-6  # small, so that nothing overflows, but not zero, by which a weight's norm would divide
 
 
@@ -26,10 +28,16 @@ class Divergence:
 
     @torch.no_grad()
     def found(self) -> list[str]:
-        """The names of those that have diverged."""
+        """The names of those that have diverged.
+
+        Raises:
+            ConversionError: a module does not hold its parameter any more.
+        """
         finite: dict[str, Tensor] = {}
         for name, (module, attribute) in self._places.items():
-            parameter: Any = module._parameters[attribute]
+            parameter: Any = module._parameters.get(attribute)
+            if parameter is None:
+                raise no_longer_a_parameter(name)
             state = id(parameter), 0 if parameter.is_inference() else parameter._version
             if self._seen.get(name) != state:
                 self._seen[name] = state
