@@ -507,7 +507,9 @@ class HATModule(GraphModule):
         hooks = (parameter._backward_hooks or {}).values()
         return any(isinstance(hook, partial) and hook.func == self._on_gradient for hook in hooks)
 
-    def _on_gradient(self, name: str, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+    def _on_gradient(self, name: str, parameter: nn.Parameter, gradient: Tensor | None) -> Tensor | None:
+        if gradient is None:  # of products computed together, the loss depends on others
+            return None
         if self._learning is None:
             raise TrainingError(
                 f"a gradient reached {name!r} outside net.learn: train inside `with net.learn(task_id, steps=n)`, "

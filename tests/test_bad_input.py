@@ -264,7 +264,7 @@ def test_names_that_a_hat_layer_uses() -> None:
         hatify(original)
 
 
-@pytest.mark.parametrize("use", [lambda net: net(torch.randn(2, 4), task_id=0), HATModule.shared_parameters])
+@pytest.mark.parametrize("use", [lambda net: net(torch.randn(2, 4), task_id=0), lambda net: net.lock_masks(0)])
 def test_a_converted_layer_that_was_pruned(use: Callable[[HATModule], Any]) -> None:
     net = hatify(model(), num_tasks=2).eval()
     l1_unstructured(net.get_submodule("0"), "weight", 0.5)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from hatify import HATModule, hatify
@@ -79,6 +80,37 @@ def test_so_are_its_attributes_and_the_example_inputs() -> None:
     assert model.seen is None and not model.cache and list(example) == ["x"]
     x = torch.randn(5, 8)
     assert torch.equal(net({"x": x})["output"], model({"x": x})["output"])
+
+
+class Unchangeable(dict[str, float]):
+    """A configuration, as diffusers has it."""
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("cannot be changed")
+
+
+class Sharing(nn.Module):
+    """Two modules hand on values in a list that both have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Unchangeable(scale=2.0)
+        self.handed_on: list[Tensor | None] = [None]
+        self.write, self.read = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.write.handed_on = self.handed_on
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.write.handed_on[0] = self.write(x)
+        return self.read(self.handed_on[0]) * self.config["scale"]
+
+
+def test_and_the_containers_that_it_holds() -> None:
+    model, x = Sharing(), torch.randn(4, 3)
+    net = hatify(model, num_tasks=2)
+    assert model.config == {"scale": 2.0}
+    assert model.write.handed_on is model.handed_on
+    assert model.handed_on == [None]
+    assert torch.equal(net(x), model(x))
 
 
 class WithState(nn.Module):
@@ -435,3 +467,46 @@ def test_a_model_without_weights_in_memory() -> None:
     assert {n: g.members for n, g in net.registry.groups.items()} == {
         n: g.members for n, g in expected.registry.groups.items()
     }
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.write, self.read = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.write(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(heads, heads, heads)
+        return self.read(mixed.transpose(1, 2).contiguous().view(x.shape[0], -1, 8))
+
+
+def test_another_kernel_for_attention() -> None:
+    model, x = Attending(), torch.randn(2, 5, 3)
+    net = hatify(model, num_tasks=2, example_inputs=(x,))
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.equal(net(x), model(x))
+
+
+def test_a_memory_format_is_kept() -> None:
+    class ChannelsLast(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.to(memory_format=torch.channels_last)
+
+    net = hatify(
+        nn.Sequential(nn.Conv2d(3, 4, 1), ChannelsLast()), num_tasks=2, example_inputs=(torch.randn(2, 3, 8, 8),)
+    )
+    assert net(torch.randn(2, 3, 8, 8)).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("function", [lambda v: v.clone().mul_(2), lambda v: v * torch.tensor([1.0, 2.0] * 4)])
+def test_writes_and_constants_under_vmap(function: Callable[[Tensor], Tensor]) -> None:
+    class PerExample(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.read = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.read(torch.vmap(function)(self.write(x)).relu())
+
+    model, x = PerExample(), torch.randn(4, 3)
+    assert torch.equal(hatify(model, num_tasks=2)(x), model(x))

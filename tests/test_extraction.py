@@ -351,3 +351,20 @@ def test_half_precision(before: bool) -> None:
     extracted = net.extract(0) if before else net.bfloat16().extract(0)
     with torch.no_grad():
         torch.testing.assert_close(extracted(x), net(x, task_id=0), rtol=0.05, atol=0.05)
+
+
+class Places(nn.Module):
+    """What is computed from the parameters is called as the operator is: `to`, which a module has, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.write, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.places = torch.randn(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.write(x) + self.places.to(x.dtype)).relu())
+
+
+def test_constants_that_are_called_like_a_modules_methods() -> None:
+    net = converted(Places(), (torch.randn(2, 6),))
+    check(net.extract(1), net, 1, torch.randn(3, 6))

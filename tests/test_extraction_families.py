@@ -52,6 +52,17 @@ class Words(nn.Module):
         return self.head((x + self.out(self.hidden(self.norm(x)).relu())).mean(1))
 
 
+def scaled(norm: nn.Module) -> nn.Module:
+    return Function(
+        lambda m, x: m.head(m.read(m.norm(m.write(x)) * m.scale.weight[0]).relu()),
+        write=nn.Linear(6, 32),
+        norm=norm,
+        scale=nn.Embedding(1, 32),
+        read=nn.Linear(32, 32),
+        head=nn.Linear(32, 3),
+    )
+
+
 def image_network(*middle: nn.Module, channels: int = 32) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, channels, 3, padding=1), *middle, nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Flatten(),
@@ -100,6 +111,13 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
     "root mean square norm without eps": (lambda: normed(nn.RMSNorm(32)), VECTOR, BOTH_SIDES + 0.05),
     "root mean square norm by hand": (lambda: normed(ByHand(32)), VECTOR, BOTH_SIDES + 0.05),
     "layer norm without bias": (lambda: normed(nn.LayerNorm(32, bias=False)), VECTOR, BOTH_SIDES + 0.05),
+    "layer norm, its scale by hand": (lambda: scaled(nn.LayerNorm(32, elementwise_affine=False)), VECTOR, 0.25),
+    "root mean square norm, its scale by hand": (
+        lambda: scaled(nn.RMSNorm(32, elementwise_affine=False)),
+        VECTOR,
+        0.25,
+    ),
+    "group norm, its scale by hand": (lambda: scaled(nn.GroupNorm(4, 32, affine=False)), VECTOR, 0.35),
     "mean over channels": (
         lambda: Function(
             lambda m, x: m.head(m.read(m.write(x) - m.write(x).mean(1, keepdim=True) * m.write(x))),

@@ -59,6 +59,19 @@ class Affine(nn.Module):
         return self.last((self.first(x) + self.shift) * self.scale + 1)
 
 
+class Pooled(nn.Module):
+    """Learned queries: PyTorch chooses a kernel for `matmul` by whether a gradient is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.write, self.norm, self.head = nn.Linear(6, 12), nn.LayerNorm(12), nn.Linear(12, 5)
+        self.queries = nn.Parameter(torch.randn(3, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.write(x)).unflatten(0, (-1, 2))
+        return self.head(torch.matmul(torch.matmul(self.queries, x.mT).softmax(-1), x)).mean(1)
+
+
 def normalised_weights() -> nn.Module:
     return nn.Sequential(
         nn.Linear(6, 12),
@@ -69,7 +82,7 @@ def normalised_weights() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("model", [Affine, normalised_weights])
+@pytest.mark.parametrize("model", [Affine, Pooled, normalised_weights])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
 @torch.no_grad()
 def test_nor_may_they_be_so_where_gates_and_norms_are_of_weights(model: Callable[[], nn.Module], value: float) -> None:

@@ -152,6 +152,33 @@ def test_embeddings_stay_in_their_limits() -> None:
         assert torch.equal(group.embedding(1), torch.ones(group.num_features))
 
 
+class TwoAnswers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.left, self.right = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.one, self.other = nn.Linear(8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.first(x).relu()
+        return self.one(self.left(x).relu()), self.other(self.right(x).relu())
+
+
+def test_a_loss_of_one_output_only() -> None:
+    net, x = hatify(TwoAnswers(), num_tasks=2, example_inputs=(torch.randn(2, 4),)), torch.randn(4, 4)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    before = None
+    for task_id in range(2):
+        net.train()
+        with net.learn(task_id, steps=3) as task:
+            for _ in range(3):
+                loss = net(x)[0].square().mean() + task.regularization()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        before = net.eval()(x, task_id=0) if before is None else before
+    assert all(torch.equal(now, then) for now, then in zip(net.eval()(x, task_id=0), before, strict=True))
+
+
 def test_an_exception_does_not_mark_the_task_as_trained() -> None:
     net = small_network()
     with pytest.raises(KeyboardInterrupt), net.learn(1):

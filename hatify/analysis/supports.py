@@ -15,7 +15,7 @@ from hatify.analysis.call import Call, Rules
 from hatify.analysis.effect import Effect, Use
 from hatify.analysis.nodes import gives_tensors, is_parameter, is_selection, locations, state_of
 from hatify.analysis.sizes import shape_of, unknown_dimensions
-from hatify.analysis.support import LIVE, ZERO, Support, live, varies
+from hatify.analysis.support import LIVE, ZERO, Support, live, varies, zero
 from hatify.analysis.variables import Variables
 from hatify.capture.calls import is_tensor
 
@@ -165,10 +165,17 @@ def apply_rule(call: Call, rules: Rules) -> Effect:
         source, index = call.node.args
         assert isinstance(source, Node)
         return Effect(call.supports(source)[index], flows=(source,))  # type: ignore[index]
+    if _is_empty(call.node.meta.get("val")):
+        return Effect(zero(len(call.result_shape)))
     rule = rules.get(call.node.target)
     if rule is None:
         return call.live(fixed=call.operands)
     return _without_unknown_places(call, _without_lost_zeros(rule(call)))
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a result is a tensor without entries (no registers, say), whatever the inputs: each of them is zero."""
+    return isinstance(value, torch.Tensor) and any(isinstance(size, int) and size == 0 for size in value.shape)
 
 
 def _without_lost_zeros(effect: Effect) -> Effect:

@@ -17,7 +17,7 @@ from hatify.capture.calls import is_level
 from hatify.capture.constants import share_constants
 from hatify.capture.decisions import Decision, decisions_of
 from hatify.capture.derivatives import warn_of_own_derivatives
-from hatify.capture.devices import follow_devices, follow_dtypes
+from hatify.capture.devices import follow_devices, follow_dtypes, follow_layouts
 from hatify.capture.export import export
 from hatify.capture.inputs import Arguments
 from hatify.capture.ladder import Traces, trace, warn_of_lost_training
@@ -106,9 +106,10 @@ def _changed_buffers(graph: Graph) -> frozenset[str]:
 
 
 def _make_portable(graph: Graph) -> None:
-    """Undo what the export bakes in: devices and dtypes."""
+    """Undo what the export bakes in: devices, dtypes and layouts."""
     follow_devices(graph)
     follow_dtypes(graph)
+    follow_layouts(graph)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or _acts(node))
     graph.lint()
 

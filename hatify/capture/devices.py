@@ -1,11 +1,16 @@
-"""Devices and dtypes that the export bakes in follow the inputs again."""
+"""Devices, dtypes and memory layouts that the export bakes in follow the inputs, and the kernels, again."""
 
 from __future__ import annotations
 
 import torch
 from torch.fx import Graph, Node
 
+from hatify.capture.calls import given_arguments
+
 aten = torch.ops.aten
+
+# What leaves a tensor in its memory, and a view of that.
+MOVES = {aten.transpose.int, aten.permute.default, aten.view.default, aten.dropout.default, aten.select.int}
 
 RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
 
@@ -45,11 +50,24 @@ def follow_dtypes(graph: Graph) -> None:
                 state.update_kwarg("dtype", dtype)
 
 
+def follow_layouts(graph: Graph) -> None:
+    """Attention's result lies in memory as its kernel has it; the export saw one kernel, and left out `contiguous()`
+    where that has nothing to do.
+    """
+    lies_anyhow: set[Node] = set()
+    for node in graph.nodes:
+        is_moved = node.target in MOVES and node.args[0] in lies_anyhow
+        if is_moved and node.target is aten.view.default:
+            node.target = aten.reshape.default
+        elif is_moved or node.target is aten.scaled_dot_product_attention.default:
+            lies_anyhow.add(node)
+
+
 def _cast_only(graph: Graph, node: Node) -> None:
-    """`x.to(dtype, device)` to the device that it is on anyway: only the dtype is meant."""
-    value = node.meta["val"]
+    """`x.to(dtype, device)` to the device that it is on anyway: only the dtype is meant, and a memory format."""
+    kept = {name: value for name, value in given_arguments(node).items() if name == "memory_format"}
     with graph.inserting_before(node):
-        cast = graph.call_function(aten.to.dtype, (node.args[0], value.dtype))
+        cast = graph.call_function(aten.to.dtype, (node.args[0], node.meta["val"].dtype), kept)
     cast.meta = dict(node.meta)
     node.replace_all_uses_with(cast)
     graph.erase_node(node)

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from hatify.capture.decisions import FOUND, watched_questions
 from hatify.capture.inputs import Arguments, batch_dimensions, in_own_containers
+from hatify.capture.running import attributes_left_as_they_were
 from hatify.capture.signature import forward_signature
 from hatify.capture.sizes import numbers_fix_sizes
 
@@ -32,6 +33,7 @@ def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
         by_parameter = _by_parameter(model, *dynamic)
         with watched_questions() as questions, numbers_fix_sizes():
+            stack.enter_context(attributes_left_as_they_were(model))
             program = torch.export.export(model, *arguments, dynamic_shapes=by_parameter, strict=False)
     program.graph_module.meta[FOUND] = questions
     return program

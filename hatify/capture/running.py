@@ -34,22 +34,42 @@ def called(model: nn.Module, arguments: Arguments) -> Any:
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """A model in eval mode; afterwards its modes, its buffers and what its modules keep in attributes are as before."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if not buffer.is_meta}
+    try:
+        with in_mode(model, training=False), attributes_left_as_they_were(model):
+            yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in buffers and buffer.shape == buffers[name].shape:
+                    buffer.copy_(buffers[name])
+
+
+@contextmanager
+def attributes_left_as_they_were(model: nn.Module) -> Iterator[None]:
+    """Afterwards the modules' attributes are the objects that they were, and containers hold what they held."""
     attributes = {module: dict(module.__dict__) for module in model.modules()}
     contents = [(value, copy.copy(value)) for own in attributes.values() for value in own.values() if _holds(value)]
-    with in_mode(model, training=False):
-        try:
-            yield
-        finally:
-            for module, before in attributes.items():
-                module.__dict__.clear()
-                module.__dict__.update(before)
-            for value, held in contents:
+    try:
+        yield
+    finally:
+        for module, before in attributes.items():
+            module.__dict__.clear()
+            module.__dict__.update(before)
+        for value, held in contents:
+            if not _same(value, held):
                 value.clear()
                 value.extend(held) if isinstance(value, list) else value.update(held)
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    if name in buffers and buffer.shape == buffers[name].shape:
-                        buffer.copy_(buffers[name])
+
+
+def _same(value: Any, held: Any) -> bool:
+    """Whether a container holds what it did; one that nothing was put into may refuse to be written to."""
+    if len(value) != len(held):
+        return False
+    if isinstance(value, list):
+        return all(one is other for one, other in zip(value, held, strict=True))
+    if isinstance(value, set):
+        return value == held
+    return all(key in held and held[key] is element for key, element in value.items())
 
 
 def _holds(value: object) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
@@ -213,4 +214,7 @@ def _is_whole(view: Node, base: Node) -> bool:
 
 
 def _storage(node: Node) -> int:
-    return node.meta["val"].untyped_storage()._cdata
+    value = node.meta["val"]
+    while is_batchedtensor(value):  # inside `torch.vmap`
+        value = get_unwrapped(value)
+    return int(value.untyped_storage()._cdata)

@@ -74,7 +74,7 @@ class PlainGraph:
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.tensors[str(n.target)])
             value = node.target(*args, **kwargs)
             if isinstance(value, Tensor):
-                node.replace_all_uses_with(self._read(f"{self.constants}.{node.name}", value))
+                node.replace_all_uses_with(self._read(f"{self.constants}.computed_{node.name}", value))
 
     def _write_products_as_linear(self) -> None:
         """`x @ weight` and `bias + x @ weight` are linear layers: one form for all of them."""

@@ -61,7 +61,8 @@ def isolated(network: nn.Module, used: Mapping[int, Tensor]) -> Iterator[None]:
     try:
         for module, name, parameter in replaced:
             kept = torch.where(used[id(parameter)], parameter.detach(), UNUSED)
-            module._parameters[name] = nn.Parameter(kept, requires_grad=False)
+            # PyTorch may choose another kernel for what needs no gradient, and another one rounds otherwise.
+            module._parameters[name] = nn.Parameter(kept, requires_grad=parameter.requires_grad)
         yield
     finally:
         for module, name, parameter in replaced:

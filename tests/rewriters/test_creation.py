@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from tests.rewriters.promises import WIDTH, check_between
+from tests.rewriters.promises import WIDTH, check, check_between, ideal
 
 Function = Callable[[Tensor], Tensor]
 
@@ -98,3 +98,19 @@ def test_what_has_no_zeros_ends_features(function: Function) -> None:
 def test_columns_that_read_zeros_are_free() -> None:
     """No task needs what multiplies zeros of every task."""
     check_between("vectors", lambda x: torch.cat([x, torch.zeros(x.shape[0], 4)], 1), read=WIDTH + 4, gates=0)
+
+
+def test_a_parameter_without_entries() -> None:
+    """As vision transformers with no class token have it."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.none = nn.Parameter(torch.zeros(0, WIDTH))
+            self.write, self.read, self.head = nn.Linear(3, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([self.none[None].expand(x.shape[0], -1, -1), self.write(x)], 1)
+            return self.head(self.read(x).relu().mean(1))
+
+    check(Tokens(), torch.randn(2, 5, 3), gates=0, at_least=ideal(one_sided=5 * WIDTH, two_sided=WIDTH**2))

@@ -50,18 +50,18 @@ def shrink_layer_norm(smaller: Smaller, node: Node) -> Node:
     assert rows is not None
     count = given["normalized_shape"][0]
     normal = _normal(smaller, _in_full_precision(smaller, node), len(rows), count, given["eps"])
-    bias = None if given["bias"] is None else smaller.sliced(given["bias"], rows)
-    return _affine(smaller, normal, smaller.sliced(given["weight"], rows), bias)
+    weight, bias = (None if given[name] is None else smaller.sliced(given[name], rows) for name in ("weight", "bias"))
+    return _affine(smaller, node, normal, weight, bias)
 
 
 def shrink_rms_norm(smaller: Smaller, node: Node) -> Node:
     given, rows, call = arguments_of(node), smaller.positions(node), smaller.graph.call_function
-    x, weight = _in_full_precision(smaller, node), smaller.sliced(given["weight"], rows)
-    eps = torch.finfo(smaller.value(given["weight"]).dtype).eps if given["eps"] is None else given["eps"]
+    x, weight = _in_full_precision(smaller, node), given["weight"]
+    eps = torch.finfo(_numbers(smaller, node)).eps if given["eps"] is None else given["eps"]
     squares = call(aten.sum.dim_IntList, (call(aten.square.default, (x,)), [-1], True))
     mean = call(aten.div.Tensor, (squares, given["normalized_shape"][0]))
     normal = call(aten.mul.Tensor, (x, call(aten.rsqrt.default, (call(aten.add.Tensor, (mean, eps)),))))
-    return _affine(smaller, normal, weight, None)
+    return _affine(smaller, node, normal, None if weight is None else smaller.sliced(weight, rows), None)
 
 
 # -- over groups of channels ---------------------------------------------------------------------------------------
@@ -87,8 +87,7 @@ def shrink_group_norm(smaller: Smaller, node: Node) -> Node:
     normal = _normal(smaller, flat, left * pixels, channels // groups * pixels, given["eps"])
     shaped = call(aten.flatten.using_ints, (call(aten.unflatten.int, (normal, 2, [left, *extent])), 1, 2))
     weight, bias = (_over_pixels(smaller, given[name], rows, len(extent)) for name in ("weight", "bias"))
-    assert weight is not None
-    return _affine(smaller, shaped, weight, bias)
+    return _affine(smaller, node, shaped, weight, bias)
 
 
 def _over_pixels(smaller: Smaller, held: Node | None, rows: Tensor, dimensions: int) -> Node | None:
@@ -117,9 +116,15 @@ def _is_silent(channels: Channels, node: Node, track: Track) -> bool:
 def _in_full_precision(smaller: Smaller, node: Node) -> Node:
     """The operand in the numbers that the operator itself computes with."""
     x = smaller.copy(node.args[0])
-    if smaller.value(arguments_of(node)["weight"]).dtype in (torch.float16, torch.bfloat16):
+    if _numbers(smaller, node) in (torch.float16, torch.bfloat16):
         x = smaller.graph.call_function(aten.to.dtype, (x, torch.float32))
     return x
+
+
+def _numbers(smaller: Smaller, node: Node) -> torch.dtype:
+    """What an operator is given: as its weight or, without one, as in the model when it was converted."""
+    weight = arguments_of(node)["weight"]
+    return node.meta["val"].dtype if weight is None else smaller.value(weight).dtype
 
 
 def _normal(smaller: Smaller, x: Node, left: int, count: int, eps: float) -> Node:
@@ -134,8 +139,10 @@ def _normal(smaller: Smaller, x: Node, left: int, count: int, eps: float) -> Nod
     return call(aten.mul.Tensor, (centered, call(aten.rsqrt.default, (variance,))))
 
 
-def _affine(smaller: Smaller, normal: Node, weight: Node, bias: Node | None) -> Node:
+def _affine(smaller: Smaller, node: Node, normal: Node, weight: Node | None, bias: Node | None) -> Node:
     call = smaller.graph.call_function
+    if weight is None:
+        return call(aten.type_as.default, (normal, smaller.copy(node.args[0])))
     normal = call(aten.type_as.default, (normal, weight))
     return (
         call(aten.mul.Tensor, (normal, weight)) if bias is None else call(aten.addcmul.default, (bias, normal, weight))
