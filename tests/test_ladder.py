@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from collections.abc import Callable
 
@@ -352,3 +353,55 @@ def test_wrong_example_inputs_are_not_taken_for_a_model_that_cannot_be_captured(
     with warnings.catch_warnings(), pytest.raises(InputError, match="example inputs"):
         warnings.simplefilter("error")
         hatify(AroundIt(Chooses()), example_inputs=(torch.randn(2, 5),))
+
+
+class Skipping(nn.Module):
+    """Layer drop by a generator that PyTorch knows nothing of."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.first, self.second, self.draw = nn.Linear(3, 8), nn.Linear(8, 8), draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        return x if self.training and self.draw() < 1 else x + self.second(x)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand])
+def test_layers_that_chance_drops_stay(draw: Callable[[], float]) -> None:
+    model, x = nn.Sequential(Skipping(draw), nn.Dropout(0.5), nn.Linear(8, 2)), torch.randn(4, 3)
+    with pytest.warns(CaptureWarning, match=r"0 \(Skipping\) can only be captured in eval mode"):
+        net = hatify(model, num_tasks=2)
+    assert not net.blueprint.unread
+    assert torch.equal(net.eval()(x), model.eval()(x))
+    net.train()
+    assert not torch.equal(net(x), net(x))  # the dropout is as it was
+
+
+def test_chance_in_eval_mode_is_named() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * random.random()
+
+    with pytest.warns(CaptureWarning, match=r"1 \(Noisy\) draws numbers from Python's or NumPy's generator"):
+        hatify(nn.Sequential(nn.Linear(3, 8), Noisy(8, 2)), num_tasks=2)
+
+
+def test_a_buffer_that_the_first_call_makes() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.read = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.register_buffer("slopes", None, persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.slopes is None:
+                self.slopes = torch.arange(8.0)
+            return self.read(self.write(x) + self.slopes)
+
+    model, x = Cached(), torch.randn(4, 3)
+    with pytest.raises(CaptureError, match="makes the buffer 'slopes' when it is first called: call the model once"):
+        hatify(model, num_tasks=2)
+    assert model.slopes is None
+    expected = model(x)
+    assert torch.equal(hatify(model, num_tasks=2)(x), expected)

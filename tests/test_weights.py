@@ -219,3 +219,25 @@ def test_a_large_table_of_positions_is_followed_by_its_features() -> None:
             return x + (places @ self.table).sum(0)
 
     assert free(converted(Located())) == 2 * (1 << 15) * WIDTH / 2
+
+
+def test_a_parameter_that_a_list_holds_too_is_that_parameter() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+            self.middle = nn.Parameter(torch.randn(8, 8))
+            self.all = [self.middle]
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.write(x).relu()
+            return self.head((x @ self.all[0] + x @ self.middle).relu())
+
+    net, x = hatify(Listed(), num_tasks=2).eval(), torch.randn(4, 3)
+    before = net(x)
+    with torch.no_grad():
+        net.middle += 1
+    assert not torch.equal(net(x), before)
+    with net.learn(0):
+        draw_masks(net, 0)
+    assert float((~net.lock_masks(1)["middle"]).float().mean()) == 3 / 4

@@ -20,7 +20,7 @@ from hatify.capture.derivatives import warn_of_own_derivatives
 from hatify.capture.devices import follow_devices, follow_dtypes, follow_layouts
 from hatify.capture.export import export
 from hatify.capture.inputs import Arguments
-from hatify.capture.ladder import Traces, trace, warn_of_lost_training
+from hatify.capture.ladder import Traces, trace, warn_of_chance, warn_of_lost_training
 from hatify.capture.modes import merge_modes, restore_dropout
 from hatify.capture.mutations import mutates, written
 from hatify.capture.opaque import run_leaves
@@ -59,6 +59,7 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
     arguments = canonical_arguments(signature, *arguments)
     traces = trace(model, arguments, export)
     warn_of_lost_training(model, traces)
+    warn_of_chance(model, traces)
     warn_of_own_derivatives(model, arguments)
     train, evaluation, constants = _graphs(traces)
     lasting_state = _changed_buffers(evaluation)

@@ -45,6 +45,7 @@ def follow_dtypes(graph: Graph) -> None:
         operand, states = node.args[:2]
         for state in states if isinstance(states, list | tuple) else [states]:
             if state.target is aten.zeros.default and len(state.users) == 1:
+                node.prepend(state)  # forward may have made it before the operand
                 with graph.inserting_before(state):
                     dtype = graph.call_function(getattr, (operand, "dtype"))
                 state.update_kwarg("dtype", dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,10 +20,15 @@ from hatify.capture.inputs import Arguments, batch_dimensions, in_own_containers
 from hatify.capture.running import attributes_left_as_they_were
 from hatify.capture.signature import forward_signature
 from hatify.capture.sizes import numbers_fix_sizes
+from hatify.errors import CaptureError
 
 
 def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
-    """A program at ATen level, before autograd, in the mode that the model is in; its batch may differ."""
+    """A program at ATen level, before autograd, in the mode that the model is in; its batch may differ.
+
+    Raises:
+        CaptureError: forward makes a buffer.
+    """
     arguments = in_own_containers(arguments)
     dynamic = pytree.tree_map(lambda d: None if d is None else {d: Dim.AUTO}, batch_dimensions(arguments))
     with ExitStack() as stack:
@@ -34,7 +39,9 @@ def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
         by_parameter = _by_parameter(model, *dynamic)
         with watched_questions() as questions, numbers_fix_sizes():
             stack.enter_context(attributes_left_as_they_were(model))
+            before = _buffers(model)
             program = torch.export.export(model, *arguments, dynamic_shapes=by_parameter, strict=False)
+            _check_none_was_made(_buffers(model) - before)
     program.graph_module.meta[FOUND] = questions
     return program
 
@@ -42,6 +49,18 @@ def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
 def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """torch.export takes the dynamic shapes by the names of forward's parameters."""
     return dict(forward_signature(model.forward).bind(*args, **kwargs).arguments)
+
+
+def _buffers(model: nn.Module) -> set[str]:
+    return {name for name, _ in model.named_buffers(remove_duplicate=False)}
+
+
+def _check_none_was_made(made: Collection[str]) -> None:
+    """torch.export writes such a buffer into another input of the graph."""
+    if made:
+        raise CaptureError(
+            f"forward makes the buffer {min(made)!r} when it is first called: call the model once, and convert it then"
+        )
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 1. The model in train mode, and in eval mode.
 2. A module that chooses its layers in train mode (layer drop) stays in eval mode; its submodules do not. So does one
-   whose own code makes a number of the batch size in train mode alone (masks drawn by NumPy).
+   whose own code draws from Python's or NumPy's generators there, or makes a number of the batch size in train mode
+   alone.
 3. A submodule that cannot be traced at all becomes an opaque leaf.
 4. An error that names the submodule, the line and what to do.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from torch.export import ExportedProgram
 from hatify.capture.frames import is_of_pytorch, module_paths, owner, place
 from hatify.capture.inputs import Arguments
 from hatify.capture.opaque import OpaqueLeaf, make_leaf, traced_as_leaves
+from hatify.capture.randomness import find_drawers
 from hatify.capture.running import in_mode, run_once
 from hatify.capture.sizes import batch_sizes, find_makers_of_numbers
 from hatify.errors import CaptureError, CaptureWarning, InputError
@@ -32,19 +34,28 @@ Export = Callable[[nn.Module, Arguments], ExportedProgram]
 
 @dataclass
 class Traces:
-    """A model, traced in both modes. eval_only: the paths of modules that both have in eval mode."""
+    """A model, traced in both modes.
+
+    eval_only: the paths of modules that both have in eval mode. drawers: of those that draw numbers from Python's or
+    NumPy's generators in eval mode, too.
+    """
 
     train: ExportedProgram
     evaluation: ExportedProgram
     eval_only: tuple[str, ...]
+    drawers: tuple[str, ...]
     leaves: dict[str, OpaqueLeaf]
 
 
 @dataclass
 class _Attempt:
-    """How a model is traced: with which modules in eval mode throughout, and with which leaves."""
+    """How a model is traced: with which modules in eval mode throughout, and with which leaves.
+
+    tried: the modules that were kept in eval mode for the numbers that they drew.
+    """
 
     eval_only: list[str] = field(default_factory=list)
+    tried: set[str] = field(default_factory=set)
     leaves: dict[str, OpaqueLeaf] = field(default_factory=dict)
 
 
@@ -61,17 +72,44 @@ def trace(model: nn.Module, arguments: Arguments, export: Export) -> Traces:
     attempt = _Attempt()
     while True:
         programs: list[ExportedProgram] = []
+        drawers: list[list[tuple[str, ...]]] = []
         for training in (True, False):
             try:
-                with in_mode(model, training, attempt.eval_only), traced_as_leaves(model, attempt.leaves):
+                with (
+                    in_mode(model, training, attempt.eval_only),
+                    traced_as_leaves(model, attempt.leaves),
+                    find_drawers(model) as found,
+                ):
                     programs.append(export(model, arguments))
+            except CaptureError:
+                raise
             except Exception as error:
                 _step_down(model, arguments, attempt, training, error)
                 break
+            drawers.append(found)
         else:
-            train, evaluation = programs
-            traces = Traces(train, evaluation, tuple(attempt.eval_only), attempt.leaves)
-            return _with_free_batch(model, arguments, export, traces)
+            in_train, in_eval = drawers
+            by_mode = [paths for paths in in_train if paths[0] not in {inner for inner, *_ in in_eval}]
+            if not _leave_less_to_chance(attempt, by_mode):
+                train, evaluation = programs
+                always = tuple(dict.fromkeys(inner for inner, *_ in in_eval))
+                traces = Traces(train, evaluation, tuple(attempt.eval_only), always, attempt.leaves)
+                return _with_free_batch(model, arguments, export, traces)
+
+
+def _leave_less_to_chance(attempt: _Attempt, drawers: Sequence[tuple[str, ...]]) -> bool:
+    """Keep in eval mode what draws numbers in train mode alone; whether anything has changed.
+
+    drawers: the running modules at each draw. One that goes on drawing was told to by one around it, which is next.
+    """
+    before = set(attempt.tried)
+    for paths in drawers:
+        path = next((path for path in paths if path not in before), None)
+        if path is not None and path not in attempt.tried:
+            inside = paths[: paths.index(path)]
+            attempt.eval_only = [*(other for other in attempt.eval_only if other not in inside), path]
+            attempt.tried.add(path)
+    return attempt.tried != before
 
 
 def _with_free_batch(model: nn.Module, arguments: Arguments, export: Export, traces: Traces) -> Traces:
@@ -144,6 +182,16 @@ def warn_of_lost_training(model: nn.Module, traces: Traces) -> None:
             f"{path or 'the model'} ({type(module).__name__}) can only be captured in eval mode: what it does by "
             "itself in train mode alone (layer drop, masks drawn by NumPy) is lost, except for dropout; its submodules "
             "follow the mode"
+        )
+
+
+def warn_of_chance(model: nn.Module, traces: Traces) -> None:
+    """Say which modules have drawn numbers that are constants now."""
+    for path in traces.drawers:
+        module = model.get_submodule(path)
+        _warn(
+            f"{path or 'the model'} ({type(module).__name__}) draws numbers from Python's or NumPy's "
+            "generator in eval mode: the converted network has those of this call for good; torch.rand draws anew"
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, Node
+from torch.nn import Parameter
 
 from hatify.capture.grad_mode import inline_grad_modes
 from hatify.capture.mutations import drop_counters, return_outputs, written
@@ -24,14 +25,20 @@ def graph_of(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
     constants: dict[str, Any] = {}
     graph = Graph()
     copies: dict[Node, Node] = {}
+    parameters: dict[Any, Node] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder" and inputs[node.name].kind is not InputKind.USER_INPUT:
             spec = inputs[node.name]
             assert spec.target is not None
-            if spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER):
-                constants[spec.target] = program.constants[spec.target]
             held = program.constants.get(spec.target, program.state_dict.get(spec.target))
+            if spec.kind is InputKind.CONSTANT_TENSOR and _memory(held) in parameters:
+                copies[node] = parameters[_memory(held)]
+                continue
+            if spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER):
+                constants[spec.target] = held
             copies[node] = _read(graph, node, spec.target, spec.kind, held)
+            if spec.kind is InputKind.PARAMETER and not held.is_meta:
+                parameters[_memory(held)] = copies[node]
         elif node.op == "get_attr":
             constants[node.target] = getattr(program.graph_module, node.target)
             copies[node] = _read(graph, node, node.target, InputKind.CONSTANT_TENSOR, constants[node.target])
@@ -46,6 +53,11 @@ def graph_of(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
     return graph, constants
+
+
+def _memory(held: Any) -> Any:
+    """What tells that two tensors are one: a parameter that a list of the model's holds, too, is no constant."""
+    return (held.data_ptr(), held.shape, held.stride(), held.dtype) if type(held) in (Tensor, Parameter) else held
 
 
 def _count_as_buffers(graph: Graph) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hatify import hatify
 from tests.rewriters.promises import SHAPES, WIDTH, check, check_between, ideal
 
 BLOCKS = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
@@ -164,3 +165,17 @@ def test_given_projected_states() -> None:
     recurrent = 4 * WIDTH * HIDDEN + HIDDEN * WIDTH
     share = ideal(one_sided=4 * WIDTH * (3 + 2), two_sided=recurrent)
     check(Continued(), torch.randn(SHAPES["tokens"]), *states, at_least=share, gates=0)
+
+
+def test_a_state_that_forward_makes_before_what_it_is_for() -> None:
+    class Begun(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.gru, self.head = nn.Linear(3, WIDTH), nn.GRU(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = torch.zeros(1, x.size(1), WIDTH, dtype=x.dtype)
+            return self.head(self.gru(self.write(x), state)[0])
+
+    net = hatify(Begun(), num_tasks=2, example_inputs=(torch.randn(5, 2, 3),)).double()
+    assert net(torch.randn(5, 2, 3).double(), task_id=0).dtype == torch.float64
