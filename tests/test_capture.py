@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -17,9 +18,10 @@ from torch.fx import GraphModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from hatify import HATModule, hatify
+from hatify import HATModule, hatify, load, save
 from hatify.errors import CaptureWarning, InputError
-from hatify.verification.trials import perturb, relative_difference
+from hatify.verification.trials import draw_masks, perturb, plastic_share, relative_difference
+from tests.rewriters.promises import ideal
 
 
 def equal_in_both_modes(model: nn.Module, net: HATModule, x: Tensor) -> None:
@@ -510,3 +512,35 @@ def test_writes_and_constants_under_vmap(function: Callable[[Tensor], Tensor]) -
 
     model, x = PerExample(), torch.randn(4, 3)
     assert torch.equal(hatify(model, num_tasks=2)(x), model(x))
+
+
+class InFullPrecision(nn.Module):
+    """As rotary embeddings and quantisers have it."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+        self.write, self.middle, self.head = nn.Linear(3, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.write(x).relu()
+        with torch.autocast(self.device, enabled=False):
+            x = self.middle(x.float()).relu()
+        return self.head(x)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_block_without_autocast_is_part_of_the_graph(device: str, tmp_path: Path) -> None:
+    model, x = InFullPrecision(device), torch.randn(4, 3)
+    net = hatify(model, num_tasks=2)
+    assert not net.blueprint.unknown and not net.blueprint.unfollowed
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net(x), model(x))
+        assert torch.equal(torch.compile(net, fullgraph=True, backend="eager")(x), net(x))
+    with net.learn(0):
+        draw_masks(net, 0)
+    assert plastic_share(net, 1) >= ideal(one_sided=16 * 5, two_sided=16 * 16)
+    expected = net.eval()(x, task_id=0)
+    assert relative_difference(net.extract(0)(x), expected) < 1e-6
+    save(net, tmp_path / "net.safetensors")
+    assert torch.equal(load(tmp_path / "net.safetensors")(x, task_id=0), expected)

@@ -9,7 +9,8 @@ export      one call of torch.export
 program, constants   from a trace to a graph, with each node's module path kept
 sizes, decisions   sizes that Python code makes numbers of, or asks questions about
 frames      whose code runs
-grad_mode   blocks under `no_grad` become part of them
+regions     blocks under `no_grad`, or without autocast, become part of them
+randomness  whose code draws from Python's or NumPy's generators
 views, mutations   writes in place, into views too, become edges
 modes       both graphs become one that follows the flag `training`
 devices     devices and dtypes follow the inputs again

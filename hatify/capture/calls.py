@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch._ops import OpOverload
+from torch.amp.autocast_mode import _enter_autocast as enter_autocast
+from torch.amp.autocast_mode import _exit_autocast as exit_autocast
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
@@ -34,8 +36,8 @@ def is_tensor(node: Any) -> bool:
 
 
 def is_level(node: Node) -> bool:
-    """Whether a call opens or closes a level of `torch.vmap`."""
-    return getattr(node.target, "__module__", "") == VMAP
+    """Whether a call opens or closes a level of `torch.vmap`, or a block without autocast."""
+    return getattr(node.target, "__module__", "") == VMAP or node.target in (enter_autocast, exit_autocast)
 
 
 def given_arguments(node: Node) -> dict[str, Any]:

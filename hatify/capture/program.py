@@ -11,8 +11,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, Node
 from torch.nn import Parameter
 
-from hatify.capture.grad_mode import inline_grad_modes
 from hatify.capture.mutations import drop_counters, return_outputs, written
+from hatify.capture.regions import inline_regions
 from hatify.errors import CaptureError
 
 
@@ -45,7 +45,7 @@ def graph_of(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
         else:
             copies[node] = graph.node_copy(node, copies.__getitem__)
             copies[node].meta["module_path"] = _module_path(node)
-    inline_grad_modes(graph, constants)
+    inline_regions(graph, constants)
     return_outputs(graph)
     drop_counters(graph)
     _count_as_buffers(graph)
