@@ -59,6 +59,8 @@ def live(call: Call) -> Effect:
     aten.le,
     aten.gt,
     aten.ge,
+    aten.all,
+    aten.any,
     aten.argmax,
     aten.argmin,
     aten.logical_not,

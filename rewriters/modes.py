@@ -7,7 +7,7 @@ from torch.fx import Node
 
 from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
-from hatify.analysis.support import broadcast, live
+from hatify.analysis.support import broadcast, live, varies
 from hatify.capture.calls import is_tensor
 from hatify.capture.modes import when_training
 from rewriters.elementwise import combined
@@ -24,6 +24,10 @@ def chosen_by_mode(call: Call) -> Effect:
         return call.live(reads=call.operands)
     one, other = values
     assert isinstance(one, Node) and isinstance(other, Node)
+    sizes = zip(call.shape(one), call.shape(other), strict=True)
+    differing = [dimension for dimension, (size, other_size) in enumerate(sizes) if size != other_size]
+    if any(varies(call.support(value), dimension) for value in (one, other) for dimension in differing):
+        return call.live(reads=call.operands)  # features would lie elsewhere in each mode
     return combined(call, one, other)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from hatify import HATModule, hatify
 from hatify.capture.modes import when_training
-from hatify.verification.trials import draw_masks, perturb, scramble
+from hatify.verification.trials import draw_masks, perturb, relative_difference, scramble
 
 
 class Network(nn.Module):
@@ -291,3 +292,41 @@ def test_frozen_encoder_layers_of_pytorch() -> None:
     expected = model.train()(x)
     torch.manual_seed(1)
     assert torch.equal(net.train()(x), expected)
+
+
+class FewerTokens(nn.Module):
+    """Leaves tokens out in train mode, as patch dropout does."""
+
+    def __init__(self, rest: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.write, self.middle, self.head = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.places = nn.Parameter(torch.randn(9, 8))
+        self.rest = rest
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.write(x).relu()
+        return self.head(self.rest(self, x[:, :3] if self.training else x))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        lambda m, x: m.middle(x.reshape(-1, 8)).view(x.shape).mean(1),
+        lambda m, x: m.attention(x, x, x, need_weights=False)[0].mean(1),
+        lambda m, x: m.middle(x + m.places[: x.shape[1]]).relu().mean(1),
+        lambda m, x: m.middle(x).transpose(1, 2).reshape(x.shape).sum(1),
+    ],
+    ids=["flattened", "attention", "places", "features elsewhere"],
+)
+def test_fewer_tokens_in_train_mode(rest: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    model, x = FewerTokens(rest), torch.randn(4, 9, 3)
+    perturb(model)
+    net = hatify(model, num_tasks=2, example_inputs=(x[:2],))
+    for training in (True, False):
+        assert relative_difference(net.train(training)(x), model.train(training)(x)) < 1e-6
+    with net.learn(0):
+        draw_masks(net, 0)
+    before = net(x, task_id=0)
+    scramble(net, 1)
+    assert torch.equal(net(x, task_id=0), before)

@@ -100,3 +100,18 @@ def test_a_size_that_python_must_know_makes_its_submodule_a_leaf() -> None:
     for count in (2, 5):
         inputs = {"x": torch.randn(3, 6, 12), "keep": torch.arange(6).expand(3, -1) < count}
         assert_same_function(model, net, inputs)
+
+
+def test_a_size_that_turns_out_to_be_that_of_an_input() -> None:
+    class Chosen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.read = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+            x = self.write(x)
+            return self.read(x[keep] + x)
+
+    model, inputs = Chosen(), (torch.randn(4, 3), torch.ones(4, dtype=torch.bool))
+    net = hatify(model, num_tasks=2, example_inputs=inputs)
+    assert torch.equal(net(*inputs), model(*inputs))

@@ -21,6 +21,9 @@ def concrete(size: int | torch.SymInt) -> int:
         return _imagined(size)
     fixed = size.node.maybe_as_int()  # an unknown size that turned out to be a number has no hint
     hint = size.node.hint if fixed is None else fixed
+    if hint is None:  # nor has one that turned out to be the size of an input
+        assert size.node.shape_env is not None
+        hint = size.node.shape_env.create_symintnode(size.node.expr, hint=None).node.hint  # type: ignore[union-attr]
     assert isinstance(hint, int)
     return hint
 

@@ -11,6 +11,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate, map_arg
@@ -96,12 +97,18 @@ def _calls(graph: Graph) -> list[Node]:
 def _kind(node: Node) -> Hashable:
     """What must be alike in two calls that can be one: all but operands that are computed, and flags."""
     value = node.meta.get("val")
-    tensor = (value.dtype, value.dim()) if isinstance(value, torch.Tensor) else type(value).__name__
+    tensor = _kind_of_tensor(value) if isinstance(value, torch.Tensor) else type(value).__name__
     given = _spelled_out(node, None)
     if node.target in DROPOUTS:
         given = (_before_dropout(given[0]), *given[1:])
     arguments = map_aggregate((given, node.kwargs), _kind_of_argument)
     return str(node.target), node.meta.get("module_path"), tensor, repr(arguments)
+
+
+def _kind_of_tensor(value: Tensor) -> Hashable:
+    """Type and shape in the example; where train mode leaves tokens out, what follows is another call in eval mode."""
+    sizes = (size if isinstance(size, int) else size.node for size in value.shape)
+    return value.dtype, tuple(size if isinstance(size, int) else size.has_hint() and size.hint for size in sizes)
 
 
 def _spelled_out(node: Node, count: int | None) -> tuple[Any, ...]:
@@ -293,7 +300,7 @@ class _Merge:
             return self._neutral[ours] is value
         if ours not in self._train_only or not is_tensor(ours) or not is_tensor(value):
             return False
-        if (ours.meta["val"].dtype, ours.meta["val"].dim()) != (value.meta["val"].dtype, value.meta["val"].dim()):
+        if _kind_of_tensor(ours.meta["val"]) != _kind_of_tensor(value.meta["val"]):
             return False
         if ours.target in DROPOUTS:
             return ours.args[2] is True and self._reaches(ours.args[0], value)
