@@ -544,3 +544,21 @@ def test_a_block_without_autocast_is_part_of_the_graph(device: str, tmp_path: Pa
     assert relative_difference(net.extract(0)(x), expected) < 1e-6
     save(net, tmp_path / "net.safetensors")
     assert torch.equal(load(tmp_path / "net.safetensors")(x, task_id=0), expected)
+
+
+def test_data_of_tensors_and_parameters() -> None:
+    class StraightThrough(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.middle, self.read = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.write(x).relu()
+            return self.read(x + (self.middle(x).round() - x).data * self.middle.weight.data.norm())
+
+    model, x = StraightThrough(), torch.randn(4, 3, requires_grad=True)
+    net = hatify(model, num_tasks=2).requires_grad_(False)
+    assert torch.equal(net(x), model(x))
+    ours, theirs = (torch.autograd.grad(network(x).sum(), x)[0] for network in (net, model))
+    assert torch.equal(ours, theirs)
+    assert "data" not in torch.Tensor.__dict__

@@ -405,3 +405,36 @@ def test_a_buffer_that_the_first_call_makes() -> None:
     assert model.slopes is None
     expected = model(x)
     assert torch.equal(hatify(model, num_tasks=2)(x), expected)
+
+
+class ByKind(nn.Module):
+    """A graph's layer that looks at values: of its inputs, the nodes are the batch, the edges are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(2, 8, 8))
+
+    def forward(self, x: Tensor, edges: Tensor, kinds: Tensor) -> Tensor:
+        result = x
+        for kind in range(2):
+            sources, ends = edges[:, kinds == kind]
+            if len(sources):
+                result = result + torch.zeros_like(x).index_add(0, ends, x[sources]) @ self.weights[kind]
+        return result
+
+
+class OnGraphs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.write, self.inner, self.read = nn.Linear(3, 8), ByKind(), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, edges: Tensor, kinds: Tensor) -> Tensor:
+        return self.read(self.inner(self.write(x).relu(), edges, kinds))
+
+
+def test_a_layer_of_a_graph_is_a_leaf() -> None:
+    model, edges, kinds = OnGraphs(), torch.tensor([[0, 1, 1, 2, 3], [1, 0, 2, 1, 3]]), torch.tensor([0, 1, 0, 1, 0])
+    with pytest.warns(CaptureWarning, match=r"inner \(ByKind\) cannot be captured"):
+        net = hatify(model, num_tasks=2, example_inputs=(torch.randn(4, 3), edges, kinds))
+    x = torch.randn(6, 3)
+    assert torch.equal(net(x, edges, kinds), model(x, edges, kinds))

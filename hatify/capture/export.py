@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor
 from torch.distributions import Distribution
 from torch.export import Dim, ExportedProgram
 from torch.nn.modules import transformer
@@ -131,6 +132,22 @@ def _without_idle_conversions() -> Iterator[None]:
         nn.Module._apply = apply  # type: ignore[method-assign]
 
 
+@contextmanager
+def _data_is_detached() -> Iterator[None]:
+    """`x.data` in forward is no operator that a trace could see; `x.detach()` is, and gives the same."""
+    patched: Any = torch.Tensor
+    data = patched.data
+
+    def detached(tensor: torch.Tensor) -> Any:
+        return tensor.detach() if isinstance(tensor, FakeTensor) else data.__get__(tensor)
+
+    patched.data = property(detached, data.__set__)
+    try:
+        yield
+    finally:
+        del patched.data  # which uncovers PyTorch's own
+
+
 ASIDE = (
     warnings.catch_warnings,
     _without_log_entries,
@@ -138,4 +155,5 @@ ASIDE = (
     _without_looking_at_masks,
     _without_checks_of_distributions,
     _without_idle_conversions,
+    _data_is_detached,
 )

@@ -144,14 +144,21 @@ def make_leaf(model: nn.Module, path: str, arguments: Arguments) -> OpaqueLeaf |
     takes no batch of another size.
     """
     module = model.get_submodule(path)
-    try:
-        recorded = [_record(model, module, batch) for batch in (arguments, _one_more(arguments))]
-    except Exception:  # each image of a list would get another channel, say
+    for of_the_batch_only in (False, True):
+        try:
+            calls = _calls(model, module, arguments, _one_more(arguments, of_the_batch_only))
+        except Exception:  # each image of a list would get another channel, or a graph's edges a third end, say
+            continue
+        return None if calls is None else OpaqueLeaf(module, calls)
+    return None
+
+
+def _calls(model: nn.Module, module: nn.Module, arguments: Arguments, longer: Arguments) -> list[LeafCall] | None:
+    one, other = (_record(model, module, batch) for batch in (arguments, longer))
+    if len(one) != len(other) or not one:
         return None
-    if len(recorded[0]) != len(recorded[1]) or not recorded[0]:
-        return None
-    calls = [_describe(one, other) for one, other in zip(*recorded, strict=True)]
-    return None if None in calls else OpaqueLeaf(module, [call for call in calls if call is not None])
+    calls = [_describe(*pair) for pair in zip(one, other, strict=True)]
+    return None if None in calls else [call for call in calls if call is not None]
 
 
 def run_leaves(graph: Graph, leaves: dict[str, OpaqueLeaf], constants: dict[str, Any]) -> None:
@@ -203,13 +210,20 @@ def _record(model: nn.Module, module: nn.Module, arguments: Arguments) -> list[_
     return calls
 
 
-def _one_more(arguments: Arguments) -> Arguments:
-    """The same call with one more example in the batch."""
+def _one_more(arguments: Arguments, of_the_batch_only: bool) -> Arguments:
+    """The same call with one more example in the batch.
+
+    of_the_batch_only: not of tensors whose first dimension has another size than the first argument's.
+    """
+    dimensions = batch_dimensions(arguments)
+    first = next((v.shape[0] for v in pytree.tree_leaves(arguments) if isinstance(v, Tensor) and v.dim()), None)
 
     def longer(value: Any, dimension: int | None) -> Any:
-        return value if dimension is None else torch.cat([value, value.narrow(dimension, 0, 1)], dimension)
+        if dimension is None or (of_the_batch_only and value.shape[dimension] != first):
+            return value
+        return torch.cat([value, value.narrow(dimension, 0, 1)], dimension)
 
-    args, kwargs = pytree.tree_map(longer, arguments, batch_dimensions(arguments))
+    args, kwargs = pytree.tree_map(longer, arguments, dimensions)
     return args, kwargs
 
 
