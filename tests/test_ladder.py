@@ -432,9 +432,10 @@ class OnGraphs(nn.Module):
         return self.read(self.inner(self.write(x).relu(), edges, kinds))
 
 
-def test_a_layer_of_a_graph_is_a_leaf() -> None:
+def test_a_layer_of_a_graph_is_a_leaf(capsys: pytest.CaptureFixture[str]) -> None:
     model, edges, kinds = OnGraphs(), torch.tensor([[0, 1, 1, 2, 3], [1, 0, 2, 1, 3]]), torch.tensor([0, 1, 0, 1, 0])
     with pytest.warns(CaptureWarning, match=r"inner \(ByKind\) cannot be captured"):
         net = hatify(model, num_tasks=2, example_inputs=(torch.randn(4, 3), edges, kinds))
     x = torch.randn(6, 3)
     assert torch.equal(net(x, edges, kinds), model(x, edges, kinds))
+    assert not capsys.readouterr().err  # PyTorch would print the graph

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensor
 from torch.distributions import Distribution
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, _trace
 from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
@@ -79,6 +79,17 @@ def _without_log_entries() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(is_minor)
+
+
+@contextmanager
+def _without_printed_graphs() -> Iterator[None]:
+    """Some it prints, too."""
+    namespace: Any = _trace
+    namespace.print = lambda *values, **options: None
+    try:
+        yield
+    finally:
+        del namespace.print
 
 
 @contextmanager
@@ -151,6 +162,7 @@ def _data_is_detached() -> Iterator[None]:
 ASIDE = (
     warnings.catch_warnings,
     _without_log_entries,
+    _without_printed_graphs,
     _without_fused_attention,
     _without_looking_at_masks,
     _without_checks_of_distributions,
