@@ -37,12 +37,11 @@ def export(model: nn.Module, arguments: Arguments) -> ExportedProgram:
             stack.enter_context(set_aside())
         # recurrent layers re-assign their weights in forward; the export restores them, but warns
         warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
-        by_parameter = _by_parameter(model, *dynamic)
+        stack.enter_context(attributes_left_as_they_were(model))
+        by_parameter, buffers = _by_parameter(model, *dynamic), _buffers(model)
         with watched_questions() as questions, numbers_fix_sizes():
-            stack.enter_context(attributes_left_as_they_were(model))
-            before = _buffers(model)
             program = torch.export.export(model, *arguments, dynamic_shapes=by_parameter, strict=False)
-            _check_none_was_made(_buffers(model) - before)
+        _check_none_was_made(_buffers(model) - buffers)
     program.graph_module.meta[FOUND] = questions
     return program
 
