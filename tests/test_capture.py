@@ -562,3 +562,13 @@ def test_data_of_tensors_and_parameters() -> None:
     ours, theirs = (torch.autograd.grad(network(x).sum(), x)[0] for network in (net, model))
     assert torch.equal(ours, theirs)
     assert "data" not in torch.Tensor.__dict__
+
+
+def test_an_error_in_a_block_without_autocast_leaves_no_level_open() -> None:
+    net = hatify(InFullPrecision("cpu"), num_tasks=2)
+    del net.middle.weight
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(AttributeError):
+            net(torch.randn(4, 3))
+        assert torch.autocast_increment_nesting() == 2
+        torch.autocast_decrement_nesting()

@@ -35,9 +35,35 @@ def is_tensor(node: Any) -> bool:
     return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
 
 
+def switch_autocast_off(device_type: str, dtype: torch.dtype | None, enabled: bool, cache_enabled: bool) -> Any:
+    """Begin a block with autocast off; what ends it. The arguments are torch.autocast's, of which only one matters.
+
+    Run by Python, it is not a level of torch.autocast's: an error inside would leave that open, and casts that
+    torch.autocast has stored would never be forgotten.
+    """
+    if torch.compiler.is_compiling():
+        return enter_autocast(device_type, dtype, enabled, cache_enabled)
+    before = torch.is_autocast_enabled(device_type)
+    torch.set_autocast_enabled(device_type, False)
+    return device_type, before
+
+
+def switch_autocast_back(opened: Any) -> None:
+    """End a block with autocast off. opened: what its beginning gave."""
+    if torch.compiler.is_compiling():
+        exit_autocast(opened)
+    else:
+        torch.set_autocast_enabled(*opened)
+
+
+# What stands at the ends of a block, and what PyTorch itself has for it.
+WITHOUT_AUTOCAST: dict[Any, Any] = {switch_autocast_off: enter_autocast, switch_autocast_back: exit_autocast}
+
+
 def is_level(node: Node) -> bool:
     """Whether a call opens or closes a level of `torch.vmap`, or a block without autocast."""
-    return getattr(node.target, "__module__", "") == VMAP or node.target in (enter_autocast, exit_autocast)
+    ends_block = node.target in {*WITHOUT_AUTOCAST, *WITHOUT_AUTOCAST.values()}
+    return ends_block or getattr(node.target, "__module__", "") == VMAP
 
 
 def given_arguments(node: Node) -> dict[str, Any]:

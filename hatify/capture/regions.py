@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_enabled
 from torch.fx import Graph, GraphModule, Node
 
-from hatify.capture.calls import call, enter_autocast, exit_autocast, is_tensor
+from hatify.capture.calls import call, is_tensor, switch_autocast_back, switch_autocast_off
 
 aten = torch.ops.aten
-
-
-GRAD_MODE = torch.ops.higher_order.wrap_with_set_grad_enabled
-AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 
 
 def inline_regions(graph: Graph, constants: dict[str, Any]) -> None:
@@ -28,11 +25,11 @@ def inline_regions(graph: Graph, constants: dict[str, Any]) -> None:
         with_gradient = _with_gradient(graph)
         for block in blocks:
             with graph.inserting_before(block):
-                if block.target is AUTOCAST:
+                if block.target is wrap_with_autocast:
                     *mode, body = block.args[:5]
-                    opened = graph.call_function(enter_autocast, tuple(mode))
+                    opened = graph.call_function(switch_autocast_off, tuple(mode))
                     _inline(graph, block, body, block.args[5:], constants)
-                    graph.call_function(exit_autocast, (opened,))
+                    graph.call_function(switch_autocast_back, (opened,))
                 else:
                     enabled, body, *operands = block.args
                     cut = set() if enabled else with_gradient
@@ -44,7 +41,8 @@ def inline_regions(graph: Graph, constants: dict[str, Any]) -> None:
 
 def _can_be_inlined(node: Node) -> bool:
     """Not a block that switches autocast on: an error inside would leave it on."""
-    return node.target is GRAD_MODE or (node.target is AUTOCAST and not node.args[2])
+    switches_off = node.target is wrap_with_autocast and not node.args[2]
+    return switches_off or node.target is wrap_with_set_grad_enabled
 
 
 def _inline(graph: Graph, block: Node, body: Any, operands: Sequence[Any], constants: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import hatify.gated_sum  # noqa: F401  # registers the operator
+from hatify.capture.calls import WITHOUT_AUTOCAST
 
 aten = torch.ops.aten
 
@@ -24,4 +25,4 @@ TABLES: set[Any] = {aten.embedding.default}
 
 BY_ENTRY = LINEAR | CONVOLUTIONS | TRANSPOSED | PRODUCTS | SUMS | TABLES
 
-PLAIN: dict[Any, Any] = {torch.ops.hatify.gated_sum.default: aten.add.Tensor}
+PLAIN: dict[Any, Any] = {torch.ops.hatify.gated_sum.default: aten.add.Tensor, **WITHOUT_AUTOCAST}

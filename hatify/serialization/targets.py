@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 
-from hatify.capture.calls import VMAP, enter_autocast, exit_autocast
+from hatify.capture.calls import VMAP, switch_autocast_back, switch_autocast_off
 from hatify.capture.modes import when_training
 from hatify.errors import FileError
 from hatify.rewriting.layers import for_each_example, gate, read
@@ -22,7 +22,7 @@ HIGHER_ORDER = "higher_order"
 FUNCTIONS: dict[str, Target] = {
     f"{function.__module__.lstrip('_')}.{function.__name__}": function
     for function in (
-        *(gate, for_each_example, read, when_training, enter_autocast, exit_autocast),
+        *(gate, for_each_example, read, when_training, switch_autocast_off, switch_autocast_back),
         *(getattr, operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv),
         *(operator.mod, operator.neg, operator.pow, operator.eq, operator.ne, operator.lt, operator.le, operator.gt),
         *(operator.ge, operator.and_, operator.or_, operator.not_),
