@@ -536,7 +536,7 @@ def test_a_block_without_autocast_is_part_of_the_graph(device: str, tmp_path: Pa
     assert not net.blueprint.unknown and not net.blueprint.unfollowed
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(net(x), model(x))
-        assert torch.equal(torch.compile(net, fullgraph=True, backend="eager")(x), net(x))
+    assert torch.equal(torch.compile(net, fullgraph=True, backend="eager")(x), net(x))
     with net.learn(0):
         draw_masks(net, 0)
     assert plastic_share(net, 1) >= ideal(one_sided=16 * 5, two_sided=16 * 16)

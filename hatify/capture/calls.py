@@ -35,25 +35,22 @@ def is_tensor(node: Any) -> bool:
     return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
 
 
-def switch_autocast_off(device_type: str, dtype: torch.dtype | None, enabled: bool, cache_enabled: bool) -> Any:
-    """Begin a block with autocast off; what ends it. The arguments are torch.autocast's, of which only one matters.
+def switch_autocast_off(device_type: str, dtype: torch.dtype, enabled: bool, cache_enabled: bool) -> str | None:
+    """Begin a block with autocast off, where it is on; what ends it. The arguments are those of `_enter_autocast`.
 
-    Run by Python, it is not a level of torch.autocast's: an error inside would leave that open, and casts that
-    torch.autocast has stored would never be forgotten.
+    Unlike that, it opens no level: an error inside would leave it open, and casts that autocast has stored would never
+    be forgotten.
     """
-    if torch.compiler.is_compiling():
-        return enter_autocast(device_type, dtype, enabled, cache_enabled)
-    before = torch.is_autocast_enabled(device_type)
+    if not torch.is_autocast_enabled(device_type):
+        return None
     torch.set_autocast_enabled(device_type, False)
-    return device_type, before
+    return device_type
 
 
-def switch_autocast_back(opened: Any) -> None:
-    """End a block with autocast off. opened: what its beginning gave."""
-    if torch.compiler.is_compiling():
-        exit_autocast(opened)
-    else:
-        torch.set_autocast_enabled(*opened)
+def switch_autocast_back(device_type: str | None) -> None:
+    """End a block with autocast off. device_type: what its beginning gave."""
+    if device_type is not None:
+        torch.set_autocast_enabled(device_type, True)
 
 
 # What stands at the ends of a block, and what PyTorch itself has for it.
