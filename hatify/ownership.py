@@ -43,8 +43,7 @@ class Ownership:
 
         They are those that it locks where it is the only trained task. names: of some of them; None: all.
         """
-        shared = self.shared()
-        chosen = shared if names is None else {name: shared[name] for name in names}
+        chosen = self.shared() if names is None else {name: self._parameter(name) for name in names}
         return self._locked(chosen, self._registry.used(task), any_locked=True)
 
     def locked_by_trained(self) -> dict[str, Tensor]:

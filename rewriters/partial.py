@@ -46,13 +46,19 @@ PASSES_ON = {
     aten.adaptive_avg_pool2d.default,
     *SHAPES,
 }
+# What is NaN for numbers that a parameter may well come to have, if it is no power.
+NAN_FOR_SOME = {
+    *(aten.log.default, aten.log2.default, aten.log10.default, aten.log1p.default, aten.logit.default),
+    *(aten.sqrt.default, aten.rsqrt.default),
+    *(aten.asin.default, aten.acos.default, aten.atanh.default, aten.erfinv.default),
+}
 SCALES = {aten.mul.Tensor, aten.div.Tensor}  # by a number
 
 
 @rewriter(aten.log, aten.log2, aten.log10, aten.logit, aten.reciprocal, aten.rsqrt, aten.sqrt)
 def infinite_at_zero(call: Call) -> Effect:
     """The value or its slope is."""
-    if call.node.target != aten.reciprocal.default and _is_parameter(call["self"]):
+    if call.node.target in NAN_FOR_SOME and _is_parameter(call["self"]):
         return _parameter_as_it_is(call)
     return replace(elementwise(call, keeps_zero=False), fixed=_keep_from_zero(call, call["self"]))
 
@@ -105,31 +111,19 @@ def hypotenuse(call: Call) -> Effect:
     return combined(call, *sides, keeps_zero=False)
 
 
-@rewriter(aten.asin, aten.atanh, aten.erfinv, aten.log1p)
+@rewriter(aten.asin, aten.atanh, aten.bernoulli.default, aten.erfinv, aten.expm1, aten.log1p, aten.sinh)
 def keeps_zeros_of_few(call: Call) -> Effect:
-    """NaN for some numbers."""
-    if _is_parameter(call["self"]):
+    """Overflows, or is NaN or an error for some numbers."""
+    if call.node.target in NAN_FOR_SOME and _is_parameter(call["self"]):
         return _parameter_as_it_is(call)
     return replace(elementwise(call, keeps_zero=True), fixed=call.operands)
 
 
-@rewriter(aten.acos)
+@rewriter(aten.acos, aten.cosh, aten.exp, aten.exp2, aten.i0, aten.pow.Scalar)
 def loses_zeros_of_few(call: Call) -> Effect:
     """The same of a function that is not zero at zero."""
-    if _is_parameter(call["self"]):
+    if call.node.target in NAN_FOR_SOME and _is_parameter(call["self"]):
         return _parameter_as_it_is(call)
-    return replace(elementwise(call, keeps_zero=False), fixed=call.operands)
-
-
-@rewriter(aten.bernoulli.default, aten.expm1, aten.sinh)
-def overflows(call: Call) -> Effect:
-    """Or is an error, for large numbers."""
-    return replace(elementwise(call, keeps_zero=True), fixed=call.operands)
-
-
-@rewriter(aten.cosh, aten.exp, aten.exp2, aten.i0, aten.pow.Scalar)
-def overflows_and_loses_zeros(call: Call) -> Effect:
-    """The same of a function that is not zero at zero."""
     return replace(elementwise(call, keeps_zero=False), fixed=call.operands)
 
 

@@ -59,8 +59,8 @@ WITHOUT_AUTOCAST: dict[Any, Any] = {switch_autocast_off: enter_autocast, switch_
 
 def is_level(node: Node) -> bool:
     """Whether a call opens or closes a level of `torch.vmap`, or a block without autocast."""
-    ends_block = node.target in {*WITHOUT_AUTOCAST, *WITHOUT_AUTOCAST.values()}
-    return ends_block or getattr(node.target, "__module__", "") == VMAP
+    is_of_vmap = getattr(node.target, "__module__", "") == VMAP
+    return is_of_vmap or node.target in WITHOUT_AUTOCAST or node.target in WITHOUT_AUTOCAST.values()
 
 
 def given_arguments(node: Node) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def _step_down(model: nn.Module, arguments: Arguments, attempt: _Attempt, traini
     attempt.leaves[path] = leaf
     attempt.eval_only = [other for other in attempt.eval_only if not f"{other}.".startswith(f"{path}.")]
     _warn(
-        f"{path} ({type(model.get_submodule(path)).__name__}) cannot be captured ({reason}): the converted network "
+        f"{_named(model, path)} cannot be captured ({reason}): the converted network "
         f"calls it as it is, with its parameters ({_share(model, path):.0%} of the model's) kept once a task, or "
         "locked whole by the first task that trains"
     )
@@ -177,9 +177,8 @@ def _step_down(model: nn.Module, arguments: Arguments, attempt: _Attempt, traini
 def warn_of_lost_training(model: nn.Module, traces: Traces) -> None:
     """Say which modules do in train mode what they do in eval mode."""
     for path in traces.eval_only:
-        module = model.get_submodule(path)
         _warn(
-            f"{path or 'the model'} ({type(module).__name__}) can only be captured in eval mode: what it does by "
+            f"{_named(model, path)} can only be captured in eval mode: what it does by "
             "itself in train mode alone (layer drop, masks drawn by NumPy) is lost, except for dropout; its submodules "
             "follow the mode"
         )
@@ -188,11 +187,15 @@ def warn_of_lost_training(model: nn.Module, traces: Traces) -> None:
 def warn_of_chance(model: nn.Module, traces: Traces) -> None:
     """Say which modules have drawn numbers that are constants now."""
     for path in traces.drawers:
-        module = model.get_submodule(path)
         _warn(
-            f"{path or 'the model'} ({type(module).__name__}) draws numbers from Python's or NumPy's "
+            f"{_named(model, path)} draws numbers from Python's or NumPy's "
             "generator in eval mode: the converted network has those of this call for good; torch.rand draws anew"
         )
+
+
+def _named(model: nn.Module, path: str) -> str:
+    """A submodule, or the model itself, in a warning."""
+    return f"{path or 'the model'} ({type(model.get_submodule(path)).__name__})"
 
 
 def _share(model: nn.Module, path: str) -> float:

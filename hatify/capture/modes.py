@@ -107,8 +107,14 @@ def _kind(node: Node) -> Hashable:
 
 def _kind_of_tensor(value: Tensor) -> Hashable:
     """Type and shape in the example; where train mode leaves tokens out, what follows is another call in eval mode."""
-    sizes = (size if isinstance(size, int) else size.node for size in value.shape)
-    return value.dtype, tuple(size if isinstance(size, int) else size.has_hint() and size.hint for size in sizes)
+    return value.dtype, tuple(map(_in_the_example, value.shape))
+
+
+def _in_the_example(size: int | torch.SymInt) -> Hashable:
+    """A size; None for one that only the data tells."""
+    if isinstance(size, int):
+        return size
+    return size.node.hint if size.node.has_hint() else None
 
 
 def _spelled_out(node: Node, count: int | None) -> tuple[Any, ...]:

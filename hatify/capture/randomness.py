@@ -28,10 +28,11 @@ def find_drawers(model: nn.Module) -> Iterator[list[tuple[str, ...]]]:
     def look() -> None:
         nonlocal before
         now = _states()
-        inside_out = tuple(dict.fromkeys(reversed(running)))
-        if now != before and inside_out not in drawers:
-            drawers.append(inside_out)
-        before = now
+        if now != before:
+            before = now
+            inside_out = tuple(dict.fromkeys(reversed(running)))
+            if inside_out not in drawers:
+                drawers.append(inside_out)
 
     def enter(module: nn.Module, inputs: Any) -> None:
         look()

@@ -20,9 +20,10 @@ def fingerprints(net: nn.Module, ownership: Ownership, task: int) -> dict[str, s
 
     A network without weights (meta device) has none.
     """
-    if any(parameter.is_meta for parameter in ownership.shared().values()):
+    shared = ownership.shared()
+    if any(parameter.is_meta for parameter in shared.values()):
         return {}
-    used = {name: entries for name, entries in ownership.used(task).items() if bool(entries.any())}
+    used = {name: entries for name, entries in ownership.used(task, shared).items() if bool(entries.any())}
     own = ownership.of_task(task)
 
     def chosen(name: str, tensor: Tensor) -> Tensor:

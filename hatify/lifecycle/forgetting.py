@@ -58,8 +58,9 @@ def forget(
 ) -> ForgetReport:
     """Make tasks as if they had never been trained; see `HATModule.forget`."""
     kept = [task for task in registry.begun if task not in tasks]
-    used = {task: ownership.used(task) for task in (*tasks, *kept)}
-    entries = _entries_to_forget(ownership.shared(), [used[t] for t in tasks], [used[t] for t in kept])
+    shared = ownership.shared()
+    used = {task: ownership.used(task, shared) for task in (*tasks, *kept)}
+    entries = _entries_to_forget(shared, [used[t] for t in tasks], [used[t] for t in kept])
     counts = {name: int(renewed.sum()) for name, renewed in entries.items()}
     report = ForgetReport(tuple(tasks), counts, _freed_features(registry, tasks, kept), dry_run)
     if not dry_run:
