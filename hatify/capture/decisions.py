@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import sympy
 import torch
@@ -23,7 +24,6 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from hatify.capture.calls import is_tensor
 from hatify.capture.frames import is_of_pytorch, place
-from hatify.capture.sizes import replaced
 from hatify.errors import CaptureWarning
 
 FOUND = "questions"  # in the meta data of a program's graph module
@@ -87,7 +87,7 @@ def watched_questions() -> Iterator[list[Question]]:
             questions.append(Question(node, answer, place(asker, asker.f_lineno)))
         return answer
 
-    with replaced("guard_bool", watched):
+    with patch.object(SymNode, "guard_bool", watched):
         yield questions
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -38,18 +39,6 @@ def batch_sizes(program: ExportedProgram) -> tuple[int | None, ...]:
 
 
 @contextmanager
-def replaced(name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """Let symbolic sizes have another method of that name."""
-    patched: Any = SymNode
-    before = getattr(patched, name)
-    setattr(patched, name, method)
-    try:
-        yield
-    finally:
-        setattr(patched, name, before)
-
-
-@contextmanager
 def numbers_fix_sizes() -> Iterator[None]:
     """While a model is traced, a number made by arithmetic (`int(0.5 * n)`) fixes the sizes that it is made of.
 
@@ -64,7 +53,7 @@ def numbers_fix_sizes() -> Iterator[None]:
             guard_int(size.node, file, line)
         return number
 
-    with replaced("guard_int", fixing):
+    with patch.object(SymNode, "guard_int", fixing):
         yield
 
 
@@ -85,7 +74,7 @@ def find_makers_of_numbers(model: nn.Module) -> Iterator[list[str]]:
             makers.extend(_makers(sys._getframe(1), paths))
         return number
 
-    with replaced("guard_int", watched):
+    with patch.object(SymNode, "guard_int", watched):
         yield makers
 
 
