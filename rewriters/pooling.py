@@ -87,6 +87,18 @@ def pooled_in_boxes(call: Call) -> Effect:
     return replace(effect, reads=tuple(dict.fromkeys((*effect.reads, call["rois"]))))
 
 
+@rewriter(aten.max_unpool2d)
+def unpooled_2d(call: Call) -> Effect:
+    """Back to where pooling took each entry from; where that was is read of its operand's zeros, too."""
+    return resized(call, 2)
+
+
+@rewriter(aten.max_unpool3d)
+def unpooled_3d(call: Call) -> Effect:
+    """As in two dimensions."""
+    return resized(call, 3)
+
+
 @rewriter(aten.grid_sampler, aten.grid_sampler_2d, aten.grid_sampler_3d)
 def sampled(call: Call) -> Effect:
     """Resized at places that another tensor names; its dead entries must be zero, as they move every channel."""

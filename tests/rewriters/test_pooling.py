@@ -21,6 +21,7 @@ OF_IMAGES: dict[str, Callable[[Tensor], Tensor]] = {
     "max_pool": nn.MaxPool2d(2),
     "max_pool with padding": nn.MaxPool2d(3, 2, 1),
     "max_pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+    "max_pool and back": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),
     "avg_pool": nn.AvgPool2d(2),
     "adaptive_avg_pool": nn.AdaptiveAvgPool2d(3),
     "adaptive_max_pool": nn.AdaptiveMaxPool2d(3),
