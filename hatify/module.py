@@ -39,6 +39,7 @@ from hatify.output import PathLike
 from hatify.ownership import Ownership
 from hatify.payload import HATPayload
 from hatify.rewriting.layers import HATLayer, hat_layers
+from hatify.rewriting.one_mode import differ, in_one_mode
 from hatify.rewriting.vectors import MASKED_VECTORS, masked_vectors
 from hatify.runtime.guard import OptimizerGuard, refuse_steps
 from hatify.runtime.isolation import Divergence, isolated
@@ -62,13 +63,15 @@ class HATModule(GraphModule):
 
     registry: MaskRegistry
     run_graph: Callable[..., Any]
+    run_in_train_mode: Callable[..., Any]
+    run_in_eval_mode: Callable[..., Any]
 
     def __init__(self, root: nn.Module, graph: Graph, blueprint: Blueprint) -> None:
         if graph.find_nodes(op="call_module", target=MASKED_VECTORS):
             vectors = root.masked_vectors = masked_vectors(root, graph)
             vectors.training = root.training
+        self.blueprint = blueprint  # first: code is made of the graph at once
         super().__init__(root, graph, class_name="HATModule")
-        self.blueprint = blueprint
         self._keep_unused(root)
         self._ownership = Ownership(self, self.registry, blueprint.task_indexed)
         self._task_id: int | None = None
@@ -110,10 +113,16 @@ class HATModule(GraphModule):
         So a module's hooks see the model's arguments and results, and torch.compile, which calls the `forward` of graph
         modules inside what it compiles, passes nothing by. Its signature stays the graph's: Transformers' Trainer
         hands over the columns that are named there.
+
+        Where the modes compute different things, each has code of its own, so that none waits for the other's.
         """
         code = super().recompile()
         own = type(self)  # PyTorch makes a class for each graph module
-        own.run_graph = own.__dict__["forward"]
+        own.run_graph = own.run_in_train_mode = own.run_in_eval_mode = own.__dict__["forward"]
+        if differ(self.graph):
+            outputs = self.blueprint.signature.outputs_in
+            own.run_in_train_mode = _function_of(self, in_one_mode(self.graph, True, outputs(training=True)))
+            own.run_in_eval_mode = _function_of(self, in_one_mode(self.graph, False, outputs(training=False)))
         own.forward = _with_signature(HATModule.forward, inspect.signature(own.run_graph))  # type: ignore[method-assign]
         return code
 
@@ -141,7 +150,8 @@ class HATModule(GraphModule):
         task, scale = self._resolve(task_id, mask_scale)
         flat = self.blueprint.signature.flatten(args, kwargs, self.training)
         with self._isolated(task, scale):
-            results = self.run_graph(*flat, task_id=task, mask_scale=scale)
+            run = self.run_in_train_mode if self.training else self.run_in_eval_mode
+            results = run(*flat, task_id=task, mask_scale=scale)
         return self.blueprint.signature.unflatten(results)
 
     def _isolated(self, task: int | None, mask_scale: Tensor | float | None) -> AbstractContextManager[None]:
@@ -549,6 +559,11 @@ class HATModule(GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HATModule.from_contents, (self.contents(),)
+
+
+def _function_of(net: nn.Module, graph: Graph) -> Callable[..., Any]:
+    """A graph as a method of `net`, whose modules and tensors it names."""
+    return type(GraphModule(net, graph)).forward
 
 
 def _with_signature(function: Callable[..., Any], signature: inspect.Signature) -> FunctionType:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hatify import HATModule, hatify
+from hatify import HATModule, hatify, load, save
 from hatify.capture.modes import when_training
 from hatify.verification.trials import draw_masks, perturb, relative_difference, scramble
 
@@ -278,6 +282,8 @@ def test_outputs_of_another_structure_in_train_mode() -> None:
     assert actual.keys() == expected.keys()
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
     assert torch.equal(net.eval()(x), model.eval()(x))
+    assert operators(net.eval(), x) == 2 * ["aten.addmm.default"]
+    assert operators(net.train(), x) == 3 * ["aten.addmm.default"]
 
 
 def test_frozen_encoder_layers_of_pytorch() -> None:
@@ -292,6 +298,36 @@ def test_frozen_encoder_layers_of_pytorch() -> None:
     expected = model.train()(x)
     torch.manual_seed(1)
     assert torch.equal(net.train()(x), expected)
+
+
+def operators(net: nn.Module, x: Tensor) -> list[str]:
+    """The layers that a call computes."""
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    called: list[str] = []
+    with Watch():
+        net(x)
+    return [name for name in called if name.startswith(("aten.addmm", "aten.bernoulli", "aten.argsort"))]
+
+
+@pytest.mark.parametrize("options", [{"patch_drop_rate": 0.5}, {"drop_path_rate": 0.2}], ids=["patches", "paths"])
+def test_each_mode_computes_its_own_only(options: dict[str, float], tmp_path: Path) -> None:
+    model = timm.create_model("test_vit", num_classes=4, **options)
+    perturb(model)
+    converted = hatify(model, num_tasks=2)
+    save(converted, tmp_path / "net.safetensors")
+    x = torch.randn(3, 3, 160, 160)
+    for net in (converted, copy.deepcopy(converted), load(tmp_path / "net.safetensors")):
+        for training in (True, False):
+            torch.manual_seed(0)
+            expected = model.train(training)(x)
+            torch.manual_seed(0)
+            assert torch.equal(net.train(training)(x), expected)
+            assert operators(net, x) == operators(model, x)
 
 
 class FewerTokens(nn.Module):

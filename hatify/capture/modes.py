@@ -96,13 +96,18 @@ def _calls(graph: Graph) -> list[Node]:
 
 def _kind(node: Node) -> Hashable:
     """What must be alike in two calls that can be one: all but operands that are computed, and flags."""
-    value = node.meta.get("val")
-    tensor = _kind_of_tensor(value) if isinstance(value, torch.Tensor) else type(value).__name__
+    result = _kind_of_result(node.meta.get("val"))
     given = _spelled_out(node, None)
     if node.target in DROPOUTS:
         given = (_before_dropout(given[0]), *given[1:])
     arguments = map_aggregate((given, node.kwargs), _kind_of_argument)
-    return str(node.target), node.meta.get("module_path"), tensor, repr(arguments)
+    return str(node.target), node.meta.get("module_path"), result, repr(arguments)
+
+
+def _kind_of_result(value: Any) -> Hashable:
+    if isinstance(value, list | tuple):
+        return tuple(map(_kind_of_result, value))
+    return _kind_of_tensor(value) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _kind_of_tensor(value: Tensor) -> Hashable:

@@ -66,13 +66,19 @@ class CallSignature:
                 )
         return flat
 
+    def outputs_in(self, training: bool) -> slice:
+        """Which of the graph's outputs are those of a mode."""
+        if self.eval_outputs is None:
+            return slice(None)
+        return slice(self.outputs.num_leaves) if training else slice(self.outputs.num_leaves, -1)
+
     def unflatten(self, results: tuple[Any, ...]) -> Any:
         """The model's outputs, in its own structure, from those of the graph."""
         if self.eval_outputs is None:
             return pytree.tree_unflatten(list(results), self.outputs)
-        *values, training = results
-        in_train, in_eval = values[: self.outputs.num_leaves], values[self.outputs.num_leaves :]
-        return pytree.tree_unflatten(*(in_train, self.outputs) if training else (in_eval, self.eval_outputs))
+        training = results[-1]
+        own = list(results[self.outputs_in(training)])
+        return pytree.tree_unflatten(own, self.outputs if training else self.eval_outputs)
 
     def _describe(self, spec: pytree.TreeSpec) -> str:
         args, kwargs = pytree.tree_unflatten(["*"] * spec.num_leaves, spec)

@@ -39,7 +39,7 @@ def extract(
         masks,
         {id(net.get_parameter(name)): entries for name, entries in needed.items()},
         task_id,
-        _outputs(signature),
+        signature.outputs_in(training=False),
         _dtype(net, registry),
     )
     load_families()
@@ -49,11 +49,6 @@ def extract(
     extracted = GraphModule(_root(tensors, parameters), graph, class_name="ExtractedTask").eval()
     extracted.__dict__["staying"] = staying
     return extracted
-
-
-def _outputs(signature: CallSignature) -> slice:
-    """Which of the graph's outputs are those of eval mode."""
-    return slice(None) if signature.eval_outputs is None else slice(signature.outputs.num_leaves, -1)
 
 
 def _dtype(net: GraphModule, registry: MaskRegistry) -> torch.dtype:

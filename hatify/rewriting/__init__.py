@@ -8,4 +8,5 @@ products  many small products in one operation
 vectors   biases and norms, multiplied by their masks all at once
 rewrite   the plan, carried out on the graph
 heads     each task's own number of classes
+one_mode  the graph of both modes, without what only the other one uses
 """
