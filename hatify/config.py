@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Literal
@@ -49,7 +50,8 @@ class HATConfig:
                 raise HatifyError(f"HATConfig({name}={getattr(self, name)!r}): one of {', '.join(allowed)}")
         for name in ("s_max", "embedding_limit", "exponent_limit", "schedule_cycles"):
             value, is_whole = getattr(self, name), name == "schedule_cycles"
-            if isinstance(value, bool) or not isinstance(value, Integral if is_whole else Real):
+            is_number = isinstance(value, Integral if is_whole else Real) and math.isfinite(value)
+            if isinstance(value, bool) or not is_number:
                 raise HatifyError(f"HATConfig({name}={value!r}): must be a {'whole ' * is_whole}number")
         for name in ("s_max", "schedule_cycles"):
             if getattr(self, name) < 1:

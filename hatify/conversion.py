@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from hatify.blueprint import Blueprint
 from hatify.capture.capture import Capture, capture
 from hatify.capture.inputs import example_arguments
 from hatify.config import HATConfig
-from hatify.errors import CapacityWarning, CaptureWarning, ConversionError, TaskError
+from hatify.errors import CapacityWarning, CaptureWarning, ConversionError, TaskError, warn
 from hatify.lifecycle.initial_values import initialization
 from hatify.masks.registry import MaskRegistry
 from hatify.module import HATModule
@@ -177,28 +176,25 @@ def _check_names(model: nn.Module) -> None:
 def _warn_of_state(plan: Plan, captured: Capture) -> None:
     lasting = sorted(plan.state & captured.lasting_state)
     if lasting:
-        warnings.warn(
+        warn(
             f"forward changes the buffers {', '.join(lasting)}, in eval mode too: each task has its own, and what a "
             "trained task answers depends on what it was called with before",
             CaptureWarning,
-            stacklevel=3,
         )
 
 
 def _warn_if_scarce(net: HATModule) -> None:
     if not net.registry.groups and net.shared_parameters():
-        warnings.warn(
+        warn(
             "no feature of this model can be masked, so the first task that is learned locks all that tasks share, and "
             "later ones train their own heads and norms alone; print(net.summary()) says what is not followed",
             CapacityWarning,
-            stacklevel=3,
         )
     scarce = [group for group in net.registry.groups.values() if group.num_features < net.num_tasks]
     if scarce:
-        warnings.warn(
+        warn(
             f"{len(scarce)} mask groups have fewer features than there are tasks (first: {scarce[0].name!r} with "
             f"{scarce[0].num_features} features for {net.num_tasks} tasks): tasks must share features there, and "
             "a task that finds none free can only re-use what earlier tasks have learned; widen the layer",
             CapacityWarning,
-            stacklevel=3,
         )

@@ -1,6 +1,11 @@
 """Everything that hatify raises or warns about; catch `HatifyError` to catch all of it."""
 
+import sys
+import warnings
 from collections.abc import Sequence
+
+# Whose code stands between what warns and the code that it is meant for.
+BETWEEN = {"hatify", "rewriters", "torch", "contextlib"}
 
 
 class HatifyError(Exception):
@@ -71,3 +76,11 @@ def no_longer_a_parameter(name: str) -> ConversionError:
 def first_few(names: Sequence[str], count: int = 3) -> str:
     """The first of many names, for a message."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line, outside hatify and PyTorch, that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -52,7 +52,8 @@ def save(net: HATModule, path: PathLike) -> None:
 
 
 def load(path: PathLike, model: nn.Module | None = None) -> HATModule:
-    """The network that `save` wrote to a file, on the CPU. Nothing in the file is run but operators of PyTorch.
+    """The network that `save` wrote to a file, on the CPU. Nothing in the file is run but operators of PyTorch, and
+    arithmetic on sizes.
 
     model: the model that the network was made from. Needed, and looked at, only where forward calls a submodule as it
     is (conversion has warned of it): the file has no code.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import operator
-import warnings
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -19,7 +18,7 @@ from torch.fx import Graph, GraphModule
 from torch.fx.graph import PythonCode
 
 from hatify.blueprint import Blueprint
-from hatify.errors import CapacityWarning, TaskError, TrainingError, TrainingWarning, never_trained
+from hatify.errors import CapacityWarning, TaskError, TrainingError, TrainingWarning, never_trained, warn
 from hatify.extraction.extract import extract
 from hatify.inspection.drawing import draw
 from hatify.inspection.explanation import ModuleExplanation, explain
@@ -144,6 +143,8 @@ class HATModule(GraphModule):
                 one that would move the batch statistics of a trained task.
         """
         if len(args) == 1 and not kwargs and isinstance(args[0], HATPayload):
+            if mask_scale is not None or not isinstance(task_id, _Current):
+                raise TaskError("a payload says which task it belongs to: give no task_id or mask_scale beside it")
             payload = args[0]
             data = self(payload.data, task_id=payload.task_id, mask_scale=payload.mask_scale)
             return HATPayload(data, payload.task_id, payload.mask_scale)
@@ -172,8 +173,8 @@ class HATModule(GraphModule):
         if isinstance(task_id, _Current):  # `is` cannot be traced where the id is a symbolic integer
             task = learning.task_id if learning is not None else self._task_id
         else:
-            task = None if task_id is None else self._checked_task(task_id)
-        if mask_scale is not None and not (isinstance(mask_scale, Real | Tensor) and mask_scale > 0):
+            task = None if task_id is None else self.registry.checked(task_id)
+        if mask_scale is not None and not (isinstance(mask_scale, Real | Tensor) and 0 < mask_scale < math.inf):
             raise TaskError(f"mask_scale must be a positive number or None for binary masks, got {mask_scale!r}")
         learned = learning is not None and task == learning.task_id
         if self.training and task in self.registry.trained and not learned and self._has_statistics():
@@ -202,27 +203,13 @@ class HATModule(GraphModule):
         """Whether any task has buffers that a forward pass in train mode changes."""
         return any(True for layer in hat_layers(self) for _ in layer.per_task.buffers())
 
-    def _checked_task(self, task_id: Any) -> int:
-        try:
-            if isinstance(task_id, bool):
-                raise TypeError
-            task = operator.index(task_id)
-        except TypeError:
-            raise TaskError(f"a task id is an integer, got {type(task_id).__name__} {task_id!r}") from None
-        if not 0 <= task < self.num_tasks:
-            raise TaskError(
-                f"task {task} does not exist: this network has the tasks 0 to {self.num_tasks - 1}; "
-                "add_tasks(n) makes room for more"
-            )
-        return task
-
     def set_task(self, task_id: int | None) -> None:
         """The task that is used where a call names none; None: no task.
 
         Raises:
             TaskError: no such task.
         """
-        self._task_id = None if task_id is None else self._checked_task(task_id)
+        self._task_id = None if task_id is None else self.registry.checked(task_id)
 
     # -- tasks -----------------------------------------------------------------------------------------------
 
@@ -266,7 +253,7 @@ class HATModule(GraphModule):
         Raises:
             HatifyError: there is no such layer.
         """
-        return explain(self, path, self.blueprint, self._ownership.locked_by_trained())
+        return explain(self, self.registry, path, self.blueprint, self._ownership.locked_by_trained())
 
     def plot_masks(self) -> Picture:
         """By mask group, the features that each trained task uses, as a picture; shared ones are dark.
@@ -288,7 +275,9 @@ class HATModule(GraphModule):
         """How a notebook shows the network: its modules as a tree."""
         locks = self._ownership.locked_by_trained()
         paths = [path for path, module in self.named_modules() if isinstance(module, HATLayer)]
-        return as_html(self.summary(), {path: explain(self, path, self.blueprint, locks) for path in paths})
+        return as_html(
+            self.summary(), {path: explain(self, self.registry, path, self.blueprint, locks) for path in paths}
+        )
 
     def draw(self, path: PathLike | None = None) -> Picture:
         """A picture of the network: boxes by module, coloured by mask group; blocks that repeat are drawn once.
@@ -318,7 +307,7 @@ class HATModule(GraphModule):
             TaskError: no such task.
             ExtractionError: the network calls a submodule as it is, or it has no weights (meta device).
         """
-        task = self._checked_task(task_id)
+        task = self.registry.checked(task_id)
         used = self._ownership.used(task)
         with self._isolated(task, mask_scale=None):
             return extract(self, self.registry, self.blueprint.signature, used, task)
@@ -381,7 +370,7 @@ class HATModule(GraphModule):
         return {name: int(renewed.sum()) for name, renewed in entries.items()}
 
     def _task_with_training(self, task_id: int) -> int:
-        task = self._checked_task(task_id)
+        task = self.registry.checked(task_id)
         if task not in self.registry.begun:
             raise never_trained(task, self.trained_tasks)
         self._check_nothing_is_learned()
@@ -415,7 +404,7 @@ class HATModule(GraphModule):
             TaskError: no such task, or steps < 1.
             TrainingError: another task is being learned.
         """
-        task = self._checked_task(task_id)
+        task = self.registry.checked(task_id)
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise TaskError(f"steps is the number of optimizer steps of the task, at least 1; got {steps!r}")
         self._check_nothing_is_learned()
@@ -435,18 +424,17 @@ class HATModule(GraphModule):
             stack.callback(setattr, self, "_learning", None)
             yield learning
         if not self.registry.interrupted.pop(task, 0) and steps is not None:
-            warnings.warn(
+            warn(
                 f"task {task} was to take {steps} optimizer steps, and no optimizer that holds a parameter of this "
                 "network has taken one: make it from net.parameters(), after the conversion",
                 TrainingWarning,
-                stacklevel=3,
             )
         if task not in self.registry.trained:
             self.registry.trained.append(task)
         self.registry.fingerprints[task] = self._fingerprints(task)
         emptiness = describe_emptiness(self.registry, task)
         if emptiness is not None:
-            warnings.warn(emptiness, CapacityWarning, stacklevel=3)
+            warn(emptiness, CapacityWarning)
 
     def _restore_locked(self, *details: Any) -> None:
         """Put back what something beside an optimizer's steps has moved, before the network is copied or saved.
@@ -464,7 +452,7 @@ class HATModule(GraphModule):
         Raises:
             TaskError: no such task.
         """
-        task = self._checked_task(task_id)
+        task = self.registry.checked(task_id)
         before = self.registry.fingerprints.get(task, {})
         return tuple(name for name, now in self._fingerprints(task).items() if now != before.get(name, now))
 
@@ -477,7 +465,7 @@ class HATModule(GraphModule):
         Raises:
             TaskError: no such task.
         """
-        return self._ownership.locked_for(self._checked_task(task_id))
+        return self._ownership.locked_for(self.registry.checked(task_id))
 
     def parameter_groups(self, mask_learning_rate: float) -> list[dict[str, Any]]:
         """What an optimizer takes: the weights, and the embeddings with a learning rate of their own and no decay.
@@ -504,7 +492,7 @@ class HATModule(GraphModule):
         scarcity = None if self._warned_full else describe_scarcity(self.registry, task)
         if scarcity is not None:
             self._warned_full = True
-            warnings.warn(scarcity, CapacityWarning, stacklevel=4)
+            warn(scarcity, CapacityWarning)
 
     def _register_hooks(self) -> None:
         """One gradient hook on each trainable parameter, for good; it reads what is being learned when it runs."""

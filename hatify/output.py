@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hatify.errors import FileError
@@ -34,7 +34,8 @@ def whole_file(path: PathLike) -> Iterator[Path]:
     except OSError as error:
         raise FileError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # it was never made, or cannot be
+            unfinished.unlink()
 
 
 def check_writable(path: PathLike) -> None:

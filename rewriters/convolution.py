@@ -49,6 +49,7 @@ def convolution(call: Call) -> Effect:
         read=inputs,
         mask=features,
         mask_shape=(-1, 1, *[1] * len(kernel)),
+        outputs=0 if groups == 1 else None,
     )
 
 
@@ -75,6 +76,7 @@ def transposed_convolution(call: Call) -> Effect:
         read=channels[..., :, None],
         mask=mask,
         mask_shape=(*mask_shape, *[1] * len(kernel)),
+        outputs=1 if groups == 1 else None,
     )
 
 
@@ -95,6 +97,7 @@ def _weighted(
     read: np.ndarray,
     mask: np.ndarray,
     mask_shape: tuple[int, ...],
+    outputs: int | None,
 ) -> Effect:
     """A convolution that writes new features; `written` and `read` lie along the weight's first two axes."""
     kernel = len(mask_shape) - 2
@@ -104,7 +107,7 @@ def _weighted(
     )
     of_weight: dict[Argument, tuple[int, ...]] = {WEIGHT: mask_shape}
     of_bias: dict[Argument, tuple[int, ...]] = {}
-    uses = [Use(WEIGHT, factors)]
+    uses = [Use(WEIGHT, factors, outputs=outputs)]
     if call["bias"] is not None:
         of_bias[BIAS] = (-1,)
         uses.append(Use(BIAS, (Factor(features, "output", call.node),)))
@@ -136,9 +139,10 @@ def _depthwise(call: Call, operand: Node, channels: Support, out_channels: int) 
             read=np.repeat(channels, out_channels // channels.shape[-1], axis=-1)[..., :, None],
             mask=features,
             mask_shape=(-1, 1, *[1] * kernel),
+            outputs=None,
         )
     ids = inputs.reshape(-1, 1, *[1] * kernel)
-    uses = [Use(WEIGHT, (Factor(ids, "output", call.node), Factor(ids, "input", operand)))]
+    uses = [Use(WEIGHT, (Factor(ids, "output", call.node), Factor(ids, "input", operand)), outputs=None)]
     slots: dict[Argument, tuple[int, ...]] = {WEIGHT: (-1, 1, *[1] * kernel)}
     if call["bias"] is not None:
         uses.append(Use(BIAS, (Factor(inputs, "output", call.node),)))

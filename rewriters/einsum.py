@@ -133,6 +133,7 @@ def _weighted(
         others = [label for label in operand.labels if label not in weight.labels]
         ids = operand.laid_out([*others, *weight.labels])
         factors.append(Factor(ids, "input", operand.node, rows=len(others)))
+    outputs = weight.labels.index(written[0]) if len(written) == 1 else None
     mask_shape = [sizes[label] if label in written else 1 for label in weight.labels]
     if written:
         mask_shape[weight.labels.index(written[-1])] = -1
@@ -140,5 +141,5 @@ def _weighted(
         produced.laid_out(result),
         reads=tuple(dict.fromkeys(operand.node for operand in operands)),
         gates=(Gate(features, {argument: tuple(mask_shape)}),) if has_variables(features) else (),
-        uses=(Use(argument, tuple(factors)),),
+        uses=(Use(argument, tuple(factors), outputs=outputs),),
     )

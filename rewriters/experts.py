@@ -25,5 +25,5 @@ def grouped_product(call: Call) -> Effect:
         along(features, -1, 2),
         reads=(operand,),
         gates=(gate,) if has_variables(features) else (),
-        uses=(Use(weight, (written, read)),),
+        uses=(Use(weight, (written, read), outputs=2),),
     )

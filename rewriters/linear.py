@@ -46,7 +46,7 @@ def project(call: Call, operand: Node, weight: Argument, *, transposed: bool, bi
     written = Factor(along(features, out_dimension, 2), "output", call.node)
     read = Factor(_as_inputs(support, in_dimension), "input", operand, rows=support.ndim - 1)
     slots = {weight: tuple(-1 if d == out_dimension else 1 for d in range(2))}
-    uses = [Use(weight, (written, read))]
+    uses = [Use(weight, (written, read), outputs=out_dimension)]
     if bias is not None:
         slots[bias] = (-1,)
         uses.append(Use(bias, (Factor(features, "output", call.node),)))
@@ -62,7 +62,7 @@ def _mix_positions(call: Call, operand: Node, weight: Argument, out_dimension: i
     rows = call.fresh(call.result_shape[-1])
     masked = has_variables(rows) and all(is_parameter(call[argument.name]) for argument, *_ in arguments)
     uses = tuple(
-        Use(argument, mask=along(rows, dimension, dimensions) if masked else None)
+        Use(argument, mask=along(rows, dimension, dimensions) if masked else None, outputs=dimension)
         for argument, dimension, dimensions in arguments
     )
     return Effect(call.support(operand), flows=(operand,), keeps_zero=bias is None, uses=uses)

@@ -58,11 +58,14 @@ class Use:
 
     mask: the features by which the parameter itself is masked, broadcastable to it, whatever the result's features
         are: a weight that serves all features of its operand alike is shared by its rows.
+    outputs: the dimension along which the parameter has an entry for each output, so that a head can have more of them;
+        None: there is no such dimension, or groups share it.
     """
 
     argument: Argument
     factors: tuple[Factor, ...] = ()
     mask: npt.NDArray[np.int64] | None = None
+    outputs: int | None = 0
 
 
 @dataclass(frozen=True)

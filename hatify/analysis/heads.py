@@ -14,14 +14,15 @@ from hatify.errors import ConversionError
 
 
 def find_last_layers(graph: Graph, effects: Mapping[Node, Effect]) -> tuple[Node, ...]:
-    """Walk back from the outputs, through operators without parameters, to the last weighted calls.
+    """The weighted calls that alone produce an output, but for operators without parameters.
 
     Their results reach nothing but the outputs, so no mask may gate them.
     """
     tail = _only_for_output(graph)
-    heads: list[Node] = []
-    for result in graph.output_node().all_input_nodes:
-        heads += _heads_behind(result, effects, tail) or []
+    behind: dict[Node, set[Node] | None] = {}
+    for node in graph.nodes:
+        behind[node] = _heads_behind(node, effects, behind) if node in tail and node in effects else None
+    heads = set().union(*(behind[result] or () for result in graph.output_node().all_input_nodes))
     return tuple(node for node in graph.nodes if node in heads)
 
 
@@ -53,22 +54,22 @@ def _only_for_output(graph: Graph) -> set[Node]:
     return tail
 
 
-def _heads_behind(node: Node, effects: Mapping[Node, Effect], tail: set[Node]) -> list[Node] | None:
-    """The heads that produce `node`; None if anything else has a part in it."""
-    if node not in tail or node not in effects:
-        return None
-    effect = effects[node]
+def _heads_behind(
+    node: Node, effects: Mapping[Node, Effect], behind: Mapping[Node, set[Node] | None]
+) -> set[Node] | None:
+    """The heads that produce a node that only outputs read; None if anything else has a part in it.
+
+    behind: the same for the nodes before it.
+    """
     if _is_weighted(node, effects):
-        return [node]
-    if effect.gates or effect.per_task:
+        return {node}
+    if effects[node].gates or effects[node].per_task:
         return None
     sources = [n for n in node.all_input_nodes if is_tensor(n) or n in effects]
-    if not sources or any(n.op == "get_attr" for n in sources):
+    branches = [branch for source in sources if (branch := behind[source]) is not None]
+    if not sources or len(branches) < len(sources):
         return None
-    branches = [_heads_behind(source, effects, tail) for source in sources]
-    if any(branch is None for branch in branches):
-        return None
-    return [head for branch in branches for head in branch or ()]
+    return set().union(*branches)
 
 
 def _is_weighted(node: Node, effects: Mapping[Node, Effect]) -> bool:

@@ -143,17 +143,20 @@ def _entry_by_entry(weight: Node, argument: Argument, inference: Inference) -> U
 
 
 def _terms(use: Use, coverage: Coverage, features: Features) -> Iterable[Need]:
-    """The use over positions: one need for each different row of features that it is used with."""
+    """The use over positions: one need for each different row of features that it is used with.
+
+    Beside features that are read, what is written stands first even where it is every task's: so it can be told.
+    """
     terms: list[tuple[Positions, ...]] = [()]
     own = () if use.mask is None else (features.positions(use.mask),)
     for factor in use.factors:
-        if not _holds(factor, coverage):
-            continue
         rows = _rows(features.positions(factor.ids), factor)
-        if len(rows) > MOST_ROWS or any(_is_live(row, features) for row in rows):
-            continue
+        if not _holds(factor, coverage) or len(rows) > MOST_ROWS or any(_is_live(row, features) for row in rows):
+            if factor.side != "output":
+                continue
+            rows = [np.full_like(rows[0], features.live)]
         terms = [(*term, row) for term in terms for row in rows]
-    return [Need(term, own=own) for term in terms]
+    return [Need(() if all(_is_live(p, features) for p in term) else term, own=own) for term in terms]
 
 
 def _holds(factor: Factor, coverage: Coverage) -> bool:

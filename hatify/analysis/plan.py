@@ -44,7 +44,7 @@ class Plan:
     gates: where masks are applied.
     locks: the lock rule of each shared parameter, by name.
     per_task: names of the parameters and buffers kept once a task.
-    heads: the calls whose weights are each task's own head; for each weight the dimension of its outputs.
+    heads: the calls whose weights are each task's own head; for each weight the dimension of its outputs, if any.
     state: names of the buffers that forward changes (kept once a task, too).
     unknown: operators that no rule knows, and how often each occurs: what they read or return counts as live.
     unfollowed: names of the parameters locked whole, or kept once a task to avoid that.
@@ -55,7 +55,7 @@ class Plan:
     gates: dict[Node, GatePlan]
     locks: dict[str, LockRule]
     per_task: frozenset[str]
-    heads: dict[Node, dict[Argument, int]]
+    heads: dict[Node, dict[Argument, int | None]]
     state: frozenset[str]
     effects: dict[Node, Effect]
     unknown: Counter[str]
@@ -112,7 +112,7 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
         gates=gates,
         locks={name: rule for name, rule in locks.items() if name not in per_task},
         per_task=per_task,
-        heads={head: _output_dimensions(first.effects[head]) for head in head_calls},
+        heads={head: {use.argument: use.outputs for use in first.effects[head].uses} for head in head_calls},
         state=state,
         effects=inference.effects,
         unknown=_unknown(graph, rules),
@@ -134,12 +134,6 @@ def _of_one_example(support: Support, node: Node) -> Support:
         if isinstance(size, torch.SymInt) and varies(support, dimension):
             support = support.take(range(entries_per_example(size)), dimension)
     return support
-
-
-def _output_dimensions(effect: Effect) -> dict[Argument, int]:
-    """The dimension of each weight that lies along the call's features (the one its mask varies along)."""
-    slots = effect.gates[0].slots if effect.gates else {}
-    return {use.argument: slots[use.argument].index(-1) if use.argument in slots else 0 for use in effect.uses}
 
 
 def _small(graph: Graph, names: Collection[str]) -> frozenset[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from hatify.capture.opaque import run_leaves
 from hatify.capture.program import graph_of, has_infinite_entries
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
 from hatify.capture.sizes import fixed_size
-from hatify.errors import CaptureWarning
+from hatify.errors import CaptureWarning, warn
 
 
 @dataclass(frozen=True)
@@ -136,9 +135,8 @@ def _shape_pattern(values: Sequence[Any]) -> tuple[int | None, ...] | None:
 def _warn_of_fixed_batch(shapes: Sequence[tuple[int | None, ...] | None]) -> None:
     batches = [shape[0] for shape in shapes if shape]
     if batches and None not in batches:
-        warnings.warn(
+        warn(
             f"the batch size is part of the captured graph: it takes batches of {batches[0]} only. len(x) in forward "
             "does that (x.shape[0] does not), and so may another size that equals the example's: try another batch",
             CaptureWarning,
-            stacklevel=4,
         )

@@ -6,7 +6,6 @@ import ast
 import math
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from hatify.capture.calls import is_tensor
 from hatify.capture.frames import is_of_pytorch, place
-from hatify.errors import CaptureWarning
+from hatify.errors import CaptureWarning, warn
 
 FOUND = "questions"  # in the meta data of a program's graph module
 
@@ -113,11 +112,10 @@ def decisions_of(program: ExportedProgram, inputs: Sequence[Node], training: boo
                 places = tuple(sizes[symbol] for symbol in own)
                 yield Decision(_source(condition, own), question.answer, question.place, places, training)
         else:
-            warnings.warn(
+            warn(
                 f"forward decides by sizes at {question.place}; the converted network goes the way of the example "
                 "inputs, whatever the sizes are",
                 CaptureWarning,
-                stacklevel=6,
             )
 
 
@@ -132,7 +130,10 @@ def _function(source: str) -> Callable[..., bool]:
     Raises:
         ValueError: the source is something else.
     """
-    tree = ast.parse(source, mode="eval")
+    try:
+        tree = ast.parse(source, mode="eval")
+    except SyntaxError:
+        raise ValueError(f"no condition on sizes: {source!r}") from None
     if not isinstance(tree.body, ast.Lambda) or not all(map(_is_arithmetic, ast.walk(tree))):
         raise ValueError(f"no condition on sizes: {source!r}")
     function: Callable[..., bool] = eval(compile(tree, "<condition>", "eval"), {"__builtins__": {}, **FUNCTIONS})

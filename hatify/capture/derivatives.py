@@ -5,7 +5,6 @@ That is what a custom `torch.autograd.Function` defines, and what a hook does to
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch.utils import _pytree as pytree
 from hatify.capture.inputs import Arguments
 from hatify.capture.ladder import check_runs
 from hatify.capture.running import called, left_as_it_was
-from hatify.errors import CaptureWarning
+from hatify.errors import CaptureWarning, warn
 
 INSTEAD = (
     "Write a straight-through estimator as x + (f(x) - x).detach(), the reversal of gradients as 2 * x.detach() - x"
@@ -32,18 +31,16 @@ def warn_of_own_derivatives(model: nn.Module, arguments: Arguments) -> None:
         results = _results(model, arguments)
     names = dict.fromkeys(type(node).__name__.removesuffix("Backward") for node in _own_backwards(results))
     if names:
-        warnings.warn(
+        warn(
             f"{', '.join(names)}: of a torch.autograd.Function the graph has what it computes, not the backward that "
             f"it defines; gradients are those of its operators. {INSTEAD}, and checkpoint with "
             "use_reentrant=False (a submodule that is called as it is keeps its own)",
             CaptureWarning,
-            stacklevel=4,
         )
     if hooks.on_tensors:
-        warnings.warn(
+        warn(
             f"forward registers hooks on gradients, which are no part of the graph: they do not run. {INSTEAD}",
             CaptureWarning,
-            stacklevel=4,
         )
 
 

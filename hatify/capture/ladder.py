@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from hatify.capture.opaque import OpaqueLeaf, make_leaf, traced_as_leaves
 from hatify.capture.randomness import find_drawers
 from hatify.capture.running import in_mode, run_once
 from hatify.capture.sizes import batch_sizes, find_makers_of_numbers
-from hatify.errors import CaptureError, CaptureWarning, InputError
+from hatify.errors import CaptureError, CaptureWarning, InputError, warn
 
 Export = Callable[[nn.Module, Arguments], ExportedProgram]
 
@@ -205,7 +204,7 @@ def _share(model: nn.Module, path: str) -> float:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, CaptureWarning, stacklevel=6)
+    warn(message, CaptureWarning)
 
 
 def check_runs(model: nn.Module, arguments: Arguments) -> None:

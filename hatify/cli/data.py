@@ -49,7 +49,7 @@ def _from_arrays(file: Path) -> Dataset[Any]:
         inputs, labels = found["inputs"], found["labels"]
     except KeyError:
         raise SourceError(f"{str(file)!r} has the arrays {list(found)}; it needs 'inputs' and 'labels'") from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever NumPy's reader of this kind of file meets
         raise SourceError(f"{str(file)!r} is no .npz file of numbers, or it is cut off: {error}") from None
     if inputs.ndim == 0 or labels.shape != inputs.shape[:1] or not len(labels):
         raise SourceError(

@@ -67,7 +67,8 @@ def train(
     """
     target = output or network
     check_writable(target)
-    examples, tested = data_from(data), data_from(test or data)
+    examples = data_from(data)
+    tested = examples if test is None else data_from(test)
     settings = Settings(epochs, batch_size, learning_rate, mask_learning_rate, weight_decay, regularization, seed)
     net = open_network(network, model, argument)
     _move(net, device)

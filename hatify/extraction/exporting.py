@@ -43,11 +43,15 @@ def export_task(extracted: GraphModule, call: Arguments, signature: CallSignatur
 
 
 def _to_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         exported = torch.onnx.export(program, dynamo=True, verbose=False)
     except ModuleNotFoundError as missing:
         raise ExtractionError(f"ONNX needs {missing.name}: pip install onnx onnxscript") from None
+    finally:
+        logger.setLevel(level)
     assert exported is not None
     exported.save(path)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hatify.inspection.colours import colour_of_group
 from hatify.inspection.flow import Box
 from hatify.inspection.folding import Folded
-from hatify.inspection.picture import Picture, new_figure
+from hatify.inspection.picture import Picture, new_figure, not_installed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,9 +67,15 @@ def draw(flow: Folded, group_sizes: Mapping[str, int]) -> Picture:
 
 
 def _place(flow: Folded, group_sizes: Mapping[str, int]) -> list[_Placed]:
-    """Boxes in rows: below all that feeds them, and side by side as igraph's Sugiyama layout has them."""
-    import igraph
+    """Boxes in rows: below all that feeds them, and side by side as igraph's Sugiyama layout has them.
 
+    Raises:
+        HatifyError: igraph is not installed.
+    """
+    try:
+        import igraph
+    except ModuleNotFoundError as missing:
+        raise not_installed(missing) from None
     boxes, edges = flow.flow.boxes, sorted(flow.flow.edges)
     rows = _rows(len(boxes), edges)
     neighbours = [(a, b) for a, b in edges if rows[b] == rows[a] + 1]

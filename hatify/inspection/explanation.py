@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from hatify.blueprint import Blueprint
 from hatify.errors import HatifyError, first_few
 from hatify.inspection.features import FeatureNames, mask_name
+from hatify.masks.registry import MaskRegistry
 from hatify.rewriting.calls import OperatorCall, Slot
 from hatify.rewriting.layers import HATLayer, gate
 
@@ -65,7 +66,9 @@ class ModuleExplanation:
         return "\n".join(_in_words(self))
 
 
-def explain(net: GraphModule, path: str, blueprint: Blueprint, locks: Mapping[str, Tensor]) -> ModuleExplanation:
+def explain(
+    net: GraphModule, registry: MaskRegistry, path: str, blueprint: Blueprint, locks: Mapping[str, Tensor]
+) -> ModuleExplanation:
     """Explain one module.
 
     locks: by parameter name, the entries that the trained tasks have locked.
@@ -77,9 +80,11 @@ def explain(net: GraphModule, path: str, blueprint: Blueprint, locks: Mapping[st
     if path not in layers:
         below = [name for name in layers if name.startswith(f"{path}.")] or list(layers)
         raise HatifyError(f"{path!r} is no layer with weights of its own; there are {first_few(below)}")
-    features = FeatureNames(net.registry)  # type: ignore[arg-type]
+    features = FeatureNames(net, registry)
+    own = {id(net.get_parameter(name)) for name in blueprint.task_indexed}
+    locked = {id(net.get_parameter(name)): lock for name, lock in locks.items()}
     held = [
-        _parameter(f"{path}.{name}", parameter, features, blueprint, locks)
+        _parameter(f"{path}.{name}", parameter, features, id(parameter) in own, locked.get(id(parameter)))
         for name, parameter in layers[path].named_parameters(recurse=False)
     ]
     writes = _groups(held, is_written=True)
@@ -94,20 +99,13 @@ def explain(net: GraphModule, path: str, blueprint: Blueprint, locks: Mapping[st
 
 
 def _parameter(
-    name: str,
-    parameter: Tensor,
-    features: FeatureNames,
-    blueprint: Blueprint,
-    locks: Mapping[str, Tensor],
+    name: str, parameter: Tensor, features: FeatureNames, is_task_indexed: bool, lock: Tensor | None
 ) -> ParameterExplanation:
     shape = tuple(parameter.shape)
-    if name in blueprint.task_indexed:
+    if is_task_indexed:
         return ParameterExplanation(name, shape, "once a task", (), 0.0)
-    uses = tuple(
-        tuple(Side(dimension, groups) for dimension, groups in sides)
-        for sides in features.sides_of(name, parameter.dim())
-    )
-    locked = locks[name].float().mean().item() if name in locks and parameter.numel() else 0.0
+    uses = tuple(tuple(Side(d, groups) for d, groups in sides) for sides in features.sides_of(parameter))
+    locked = lock.float().mean().item() if lock is not None and lock.numel() else 0.0
     return ParameterExplanation(name, shape, "shared" if uses else "whole", uses, locked)
 
 

@@ -18,11 +18,12 @@ def groups_written(net: nn.Module, registry: MaskRegistry, heads: Sequence[str])
 
     None: what it writes belongs to every task, as with heads and with submodules that are called as they are.
     """
-    features = FeatureNames(registry)
+    features = FeatureNames(net, registry)
     written: dict[str, str | None] = dict.fromkeys(heads)
     written |= {path: None for path, module in net.named_modules() if isinstance(module, OpaqueLeaf)}
     for name, parameter in net.named_parameters():
-        groups = [group for use in features.sides_of(name, parameter.dim()) for group in use[0][1]]
+        written_sides = [side for use in features.sides_of(parameter) for side in use[:1]]
+        groups = [group for _, side in written_sides for group in side]
         if groups:
             written[name] = groups[0]
             written.setdefault(name.rpartition(".")[0], groups[0])
@@ -33,8 +34,9 @@ def groups_written(net: nn.Module, registry: MaskRegistry, heads: Sequence[str])
 class FeatureNames:
     """Which mask groups the features of a parameter's entries belong to."""
 
-    def __init__(self, registry: MaskRegistry) -> None:
+    def __init__(self, net: nn.Module, registry: MaskRegistry) -> None:
         self._table, self._registry = registry.locks, registry
+        self._rules = {id(net.get_parameter(name)): name for name in registry.locks.names}  # a tied one has many names
         self._names = [name for name, _, _ in registry.layout]
         self._ends = np.cumsum([size for _, size, _ in registry.layout])
 
@@ -48,13 +50,13 @@ class FeatureNames:
         view = self._registry.views.get(name)
         return (name,) if view is None else self.groups_at(self._registry.positions[view])
 
-    def sides_of(self, name: str, dimensions: int) -> Iterator[tuple[tuple[int, tuple[str, ...]], ...]]:
+    def sides_of(self, parameter: Tensor) -> Iterator[tuple[tuple[int, tuple[str, ...]], ...]]:
         """For each use of a parameter, its sides: a dimension and the groups whose features lie along it.
 
         What the parameter writes comes first, as in the rules. No uses: no rule follows the parameter.
         """
-        for term in self._table.terms.get(name, ()):
-            yield tuple(self._side(self._table.positions[side], dimensions) for side in term)
+        for term in self._table.terms.get(self._rules.get(id(parameter), ""), ()):
+            yield tuple(self._side(self._table.positions[side], parameter.dim()) for side in term)
 
     def _side(self, positions: Tensor, dimensions: int) -> tuple[int, tuple[str, ...]]:
         """The dimension of a parameter along which positions vary; they may have more dimensions in front, or fewer."""

@@ -49,11 +49,15 @@ def new_figure(**settings: Any) -> Figure:
     """An empty figure.
 
     Raises:
-        HatifyError: what drawing needs is not installed.
+        HatifyError: matplotlib is not installed.
     """
     try:
-        import igraph  # noqa: F401
         from matplotlib.figure import Figure
     except ModuleNotFoundError as missing:
-        raise HatifyError(f"pictures need {missing.name}: pip install 'hatify[draw]'") from None
+        raise not_installed(missing) from None
     return Figure(**settings)
+
+
+def not_installed(missing: ModuleNotFoundError) -> HatifyError:
+    """What to raise where a library is missing that pictures need."""
+    return HatifyError(f"pictures need {missing.name}: pip install 'hatify[draw]'")

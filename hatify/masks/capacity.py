@@ -28,7 +28,7 @@ def capacity(registry: MaskRegistry) -> dict[str, GroupCapacity]:
 
 
 def _group_capacity(group: MaskGroup, trained: list[int]) -> GroupCapacity:
-    used = {task: group.binary_mask(task) for task in trained}
+    used = {task: group.binary_mask(task).cpu() for task in trained}
     counts = sum((mask.long() for mask in used.values()), torch.zeros(group.num_features, dtype=torch.long))
     return GroupCapacity(
         group.num_features,

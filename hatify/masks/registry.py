@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hatify.config import Initialization
-from hatify.errors import InputError, TrainingWarning
+from hatify.errors import InputError, TaskError, TrainingWarning, warn
 from hatify.masks.initialization import initial_embedding
 from hatify.masks.locks import LockTable, Terms
 from hatify.masks.positions import PositionHolder
@@ -23,7 +23,8 @@ __all__ = ["MaskGroup", "MaskRegistry"]
 class MaskGroup:
     """Coupled features: one mask gates every module that writes or reads them.
 
-    name: the first module that writes the group. members: the module paths that write or read it.
+    name: the first module that writes the group. members: the module paths that write or read it. start: the position
+    of its first feature among those of all groups.
     """
 
     name: str
@@ -33,8 +34,12 @@ class MaskGroup:
     _registry: MaskRegistry = field(repr=False)
 
     def embedding(self, task_id: int) -> nn.Parameter:
-        """The embeddings `e` [num_features] of a task, within `HATConfig.embedding_limit` of zero."""
-        return self._registry.embedding(self.name, task_id)
+        """The embeddings `e` [num_features] of a task, within `HATConfig.embedding_limit` of zero.
+
+        Raises:
+            TaskError: no such task.
+        """
+        return self._registry.embedding(self.name, self._registry.checked(task_id))
 
     def mask(self, task_id: int, scale: float) -> Tensor:
         """The soft mask `sigmoid(s * e)` [num_features] (Serra et al. 2018, eq. 1)."""
@@ -46,11 +51,8 @@ class MaskGroup:
 
     def locked_mask(self, task_id: int | None) -> Tensor:
         """The features, bool [num_features], that trained tasks other than `task_id` have taken."""
-        taken = torch.zeros(self.num_features, dtype=torch.bool, device=self.embedding(0).device)
-        for other in self._registry.trained:
-            if other != task_id:
-                taken |= self.binary_mask(other)
-        return taken
+        task = None if task_id is None else self._registry.checked(task_id)
+        return self._registry.taken(task)[self.start : self.start + self.num_features]
 
 
 class MaskRegistry(PositionHolder):
@@ -108,6 +110,25 @@ class MaskRegistry(PositionHolder):
     def begun(self) -> tuple[int, ...]:
         """The tasks whose training has begun: the trained ones, in order, then those that were interrupted."""
         return tuple(dict.fromkeys([*self.trained, *self.interrupted]))
+
+    def checked(self, task_id: Any) -> int:
+        """A task id, as an integer.
+
+        Raises:
+            TaskError: no such task.
+        """
+        try:
+            if isinstance(task_id, bool):
+                raise TypeError
+            task = operator.index(task_id)
+        except TypeError:
+            raise TaskError(f"a task id is an integer, got {type(task_id).__name__} {task_id!r}") from None
+        if not 0 <= task < self.num_tasks:
+            raise TaskError(
+                f"task {task} does not exist: this network has the tasks 0 to {self.num_tasks - 1}; "
+                "add_tasks(n) makes room for more"
+            )
+        return task
 
     def embedding(self, group: str, task_id: int) -> nn.Parameter:
         """A task's embeddings [num_features] of one group."""
@@ -211,11 +232,10 @@ class MaskRegistry(PositionHolder):
         self.interrupted = {task: steps for task, steps in state.tolist() if steps >= 0}
         lost -= set(self.trained)
         if lost:
-            warnings.warn(
+            warn(
                 f"the state dict that was loaded knows the trained tasks {sorted(lost)} as untrained: nothing locks "
                 "them now. Where it was taken inside `net.learn(t)`, enter and leave that once more: then t is trained",
                 TrainingWarning,
-                stacklevel=2,
             )
 
     def check_extra_state(self, state: Tensor) -> None:

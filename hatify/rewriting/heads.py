@@ -16,13 +16,14 @@ from hatify.rewriting.layers import HATLayer
 class Head:
     """A weight (or bias) of a head: the layer that holds it, its name, and the dimension of its classes.
 
-    name: None if the weight is computed from parameters (weight norm).
+    name: None if the weight is computed from parameters (weight norm). dimension: None if the classes have none of
+    their own (groups).
     """
 
     path: str
     layer: HATLayer
     name: str | None
-    dimension: int
+    dimension: int | None
 
 
 def resize_heads(heads: Sequence[Head], num_classes: Sequence[int]) -> None:
@@ -31,16 +32,17 @@ def resize_heads(heads: Sequence[Head], num_classes: Sequence[int]) -> None:
     New weights are drawn as `torch.nn.Linear` draws them: uniform in +-1 / sqrt(inputs).
 
     Raises:
-        ConversionError: the model has no head, or more than one, or one whose weight is computed.
+        ConversionError: the model has no head, or more than one, or one whose weight is computed or in groups.
     """
     if not heads:
         raise ConversionError("num_classes was given, but the model has no head of its own: name it with heads=[...]")
     if len({id(head.layer) for head in heads}) > 1:
         raise ConversionError("num_classes was given, but the model has several heads: choose one with heads=[...]")
-    dimensions = {head.name: head.dimension for head in heads if head.name is not None}
+    dimensions = {h.name: h.dimension for h in heads if h.name is not None and h.dimension is not None}
     if len(dimensions) < len(heads):
+        kind = "computed from its parameters" if any(head.name is None for head in heads) else "one of groups"
         raise ConversionError(
-            f"num_classes was given, but the weight of the head {heads[0].path!r} is computed from its parameters, so "
+            f"num_classes was given, but the weight of the head {heads[0].path!r} is {kind}, so "
             "that its classes cannot be changed: give the model a plain last layer"
         )
     for task, count in enumerate(num_classes):

@@ -76,5 +76,5 @@ def _does_nothing(node: Node) -> bool:
 
 
 def _is_its_own(written: Any, node: Node) -> bool:
-    """Whether a tensor has memory that only one node looks at, as far as operators tell (a loaded graph has no more)."""
+    """Whether a tensor has memory that only one node looks at, by what operators say: a loaded graph has no more."""
     return isinstance(written.target, OpOverload) and not is_view(written) and list(written.users) == [node]

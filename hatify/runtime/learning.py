@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from hatify.config import HATConfig
-from hatify.errors import TrainingWarning
+from hatify.errors import TrainingWarning, warn
 from hatify.masks.registry import MaskRegistry
 from hatify.masks.regularization import regularization, tariff
 from hatify.runtime.gradients import compensation, gated_gradient
@@ -114,11 +113,10 @@ class LearningTask:
     def _warn_if_binary(self) -> None:
         if self._used_scale is None and not self._warned_binary:
             self._warned_binary = True
-            warnings.warn(
+            warn(
                 f"task {self.task_id} is trained with binary masks, which get no gradient: call net.train() for the "
                 "scheduled mask scale",
                 TrainingWarning,
-                stacklevel=2,
             )
 
     def _compensated(self, embedding: nn.Parameter, gradient: Tensor) -> Tensor:

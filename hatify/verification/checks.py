@@ -68,7 +68,8 @@ def tightness(net: HATModule) -> Check:
     """When one task has half of each group, most entries must be left for others."""
     trial = _with_two_tasks(net)
     trial.registry.trained = [0]
-    draw_masks(trial, 0)
+    with seeded(0):  # the share depends a little on the masks: a network has one answer
+        draw_masks(trial, 0)
     share = plastic_share(trial, 1)
     return Check(
         "tightness", share >= LEAST_PLASTIC, f"{share:.3f} plastic", f"at least {LEAST_PLASTIC} (ideal: 0.50 to 0.75)"
