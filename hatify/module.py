@@ -81,7 +81,7 @@ class HATModule(GraphModule):
         self._register_hooks()
         self.register_state_dict_pre_hook(HATModule._restore_locked)
         self.register_load_state_dict_pre_hook(_check_state_dict)
-        self.register_load_state_dict_post_hook(_take_fingerprints_anew)
+        self.register_load_state_dict_post_hook(_take_over)
         refuse_steps(self, _steps_would_move_trained_tasks)
 
     def _keep_unused(self, root: nn.Module) -> None:
@@ -149,6 +149,8 @@ class HATModule(GraphModule):
             data = self(payload.data, task_id=payload.task_id, mask_scale=payload.mask_scale)
             return HATPayload(data, payload.task_id, payload.mask_scale)
         task, scale = self._resolve(task_id, mask_scale)
+        if self._guard is not None and self._learning is not None and not torch.compiler.is_compiling():
+            self._guard.restore_written(shared_only=task == self._learning.task_id)
         flat = self.blueprint.signature.flatten(args, kwargs, self.training)
         with self._isolated(task, scale):
             run = self.run_in_train_mode if self.training else self.run_in_eval_mode
@@ -402,23 +404,25 @@ class HATModule(GraphModule):
 
         Raises:
             TaskError: no such task, or steps < 1.
-            TrainingError: another task is being learned.
+            TrainingError: another task is being learned, or the parameters are sharded.
         """
         task = self.registry.checked(task_id)
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise TaskError(f"steps is the number of optimizer steps of the task, at least 1; got {steps!r}")
         self._check_nothing_is_learned()
+        self.registry.check_is_whole(task)
         self._warn_if_full(task)
         self._register_hooks()  # parameters that were frozen until now, or have been exchanged
         self.registry.fingerprints.pop(task, None)  # it may move from now on
         parameters = dict(self.named_parameters())
         locks = {parameters[name]: compact(lock) for name, lock in self.lock_masks(task).items() if bool(lock.any())}
         learning = LearningTask(self.registry, self.blueprint.config, task, steps, locks)
-        guard = OptimizerGuard(locks, parameters.values(), learning.step_taken)
+        shared = [parameters[name] for name in self.shared_parameters()]
+        others = [t for t in self.trained_tasks if t != task]
+        resting = [buffer for layer in hat_layers(self) for t in others for buffer in layer.per_task[t].buffers()]
+        guard = OptimizerGuard(locks, parameters.values(), shared, resting, learning.step_taken)
         with ExitStack() as stack:
             guard.attach(stack)
-            reload = self.register_load_state_dict_post_hook(lambda module, keys: guard.reload())
-            stack.callback(reload.remove)
             self._learning, self._guard = learning, guard
             stack.callback(setattr, self, "_guard", None)
             stack.callback(setattr, self, "_learning", None)
@@ -426,7 +430,8 @@ class HATModule(GraphModule):
         if not self.registry.interrupted.pop(task, 0) and steps is not None:
             warn(
                 f"task {task} was to take {steps} optimizer steps, and no optimizer that holds a parameter of this "
-                "network has taken one: make it from net.parameters(), after the conversion",
+                "network has taken one: make it from net.parameters(), after the conversion; a loop that moves weights "
+                "by itself sets task.progress",
                 TrainingWarning,
             )
         if task not in self.registry.trained:
@@ -517,6 +522,9 @@ class HATModule(GraphModule):
 
     # -- copying, pickling -------------------------------------------------------------------------------------
 
+    def __copy__(self) -> HATModule:
+        raise TrainingError("two networks cannot share weights and each lock them: use copy.deepcopy(net)")
+
     def __deepcopy__(self, memo: dict[int, Any]) -> HATModule:
         self._restore_locked()
         root = nn.Module()
@@ -576,8 +584,21 @@ def _check_state_dict(
         net.registry.check_extra_state(state)
 
 
-def _take_fingerprints_anew(net: HATModule, keys: Any) -> None:
-    """A state dict was loaded: what it holds is what its trained tasks depend on; a plain model's knows of none."""
+def _take_over(net: HATModule, keys: Any) -> None:
+    """A state dict was loaded: what it holds is what its trained tasks depend on; a plain model's knows of none.
+
+    While a task is learned, those that had been trained before stay as they are, whatever it holds of them.
+    """
+    if net._guard is not None and net._learning is not None:
+        if net.trained_tasks != net._learning.trained_before:
+            net._guard.reload()
+        elif not net._guard.is_unmoved():
+            net._guard.restore()
+            warn(
+                "the state dict that was loaded has other values for what trained tasks depend on: "
+                "they stay as they were when net.learn was entered",
+                TrainingWarning,
+            )
     if any(key.endswith("registry._extra_state") for key in keys.missing_keys):
         return
     net.registry.fingerprints = {task: net._fingerprints(task) for task in net.trained_tasks}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -71,14 +72,18 @@ class Ownership:
     def _locked(self, shared: dict[str, nn.Parameter], taken: Tensor, any_locked: bool) -> dict[str, Tensor]:
         """For shared parameters, bool of their shapes: what is locked where these features are taken.
 
-        A parameter without a lock rule is locked whole, if anything is.
+        A parameter without a lock rule is locked whole, if anything is. One with several, since it was tied to another
+        after the conversion, is locked where any of them says so.
         """
         table = self._registry.locks
-        rules = {id(self._parameter(name)): name for name in table.names}
+        rules: dict[int, list[str]] = {}
+        for name in table.names:
+            rules.setdefault(id(self._parameter(name)), []).append(name)
 
         def lock(parameter: nn.Parameter) -> Tensor:
-            if id(parameter) in rules:
-                return table.lock(rules[id(parameter)], taken, any_locked, parameter.shape)
-            return torch.full_like(parameter, any_locked, dtype=torch.bool)
+            locked = [table.lock(name, taken, any_locked, parameter.shape) for name in rules.get(id(parameter), ())]
+            if not locked:
+                return torch.full_like(parameter, any_locked, dtype=torch.bool)
+            return reduce(torch.logical_or, locked)
 
         return {name: lock(parameter) for name, parameter in shared.items()}

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm.optim
+import timm.utils
 import torch
 import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from hatify import HATModule, hatify
+from hatify.errors import TrainingError, TrainingWarning
 from hatify.verification.trials import draw_masks, perturb
 
 SHAPE = (1, 6, 6)
@@ -316,3 +322,184 @@ def test_a_table_with_sparse_gradients() -> None:
     assert not torch.equal(table, values)
     with torch.no_grad():
         assert torch.equal(net(tokens, task_id=0), first)
+
+
+def learn_and_draw(net: HATModule, task_id: int, step: Callable[[Tensor, Tensor], None], steps: int = 3) -> None:
+    """Learn a task by a loop of one's own. step: what the loop does with a batch."""
+    net.train()
+    with net.learn(task_id, steps=steps):
+        for _ in range(steps):
+            step(*batch())
+        draw_masks(net, task_id)
+    net.eval()
+
+
+class AveragingSGD(torch.optim.SGD):
+    """Has modes, as schedule-free optimizers do: in eval mode the weights are the averages of those of its steps."""
+
+    averages = False
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        result = super().step(closure)
+        for p in self.param_groups[0]["params"]:
+            mean = self.state[p].setdefault("mean", p.detach().clone())
+            mean.lerp_(p.detach() * 0.9, 0.5)  # decays on its own, on locked entries too
+        return result
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        if not self.averages:
+            for p in self.param_groups[0]["params"]:
+                p.copy_(self.state[p]["mean"])
+        self.averages = True
+
+
+def test_an_optimizer_with_modes_of_its_own() -> None:
+    net, _ = trained_network()
+    optimizer = AveragingSGD(trainable(net), lr=0.05)
+    with nothing_moves(net, torch.randn(5, *SHAPE)):
+        train(net, 1, optimizer)
+        optimizer.eval()
+
+
+def test_a_step_that_calls_the_step_of_its_base_class_is_one_step() -> None:
+    net, _ = trained_network()  # PyTorch hooks the base class's step as soon as there was an optimizer of it
+    torch.optim.SGD(trainable(net), lr=0.05)
+    optimizer = AveragingSGD(trainable(net), lr=0.05)
+    net.train()
+    with net.learn(1, steps=4) as task:
+        for taken in range(1, 5):
+            x, y = batch()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+            assert task.progress == taken / 4
+
+
+def test_weights_that_are_tied_later_are_locked_for_both_uses() -> None:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(3) for layer in (nn.Linear(8, 8), nn.ReLU())]
+    net = hatify(nn.Sequential(*layers, nn.Linear(8, 3)), num_tasks=2, example_inputs=(torch.randn(2, 8),))
+    net.get_submodule("2").weight = net.get_submodule("4").weight
+    draw_masks(net, 0)
+    net.registry.trained.append(0)
+    optimizer = torch.optim.AdamW(trainable(net), lr=0.05, weight_decay=0.2)
+    x, y = torch.randn(5, 8), torch.randint(3, (5,))
+    before = net.eval()(x, task_id=0)
+    net.train()
+    with net.learn(1, steps=3):
+        for _ in range(3):
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+    assert torch.equal(net.eval()(x, task_id=0), before)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_optimizers_that_step_during_backward(set_to_none: bool) -> None:
+    net, _ = trained_network()
+    for parameter in trainable(net):
+        own = torch.optim.AdamW([parameter], lr=0.01, weight_decay=0.2)
+
+        def step(parameter: Tensor, own: torch.optim.Optimizer = own) -> None:
+            own.step()
+            own.zero_grad(set_to_none=set_to_none)
+
+        parameter.register_post_accumulate_grad_hook(step)
+    with nothing_moves(net, torch.randn(5, *SHAPE)):
+        learn_and_draw(net, 1, lambda x, y: F.cross_entropy(net(x), y).backward())
+
+
+def test_weights_that_a_loop_writes_to_are_put_back_before_they_are_used() -> None:
+    net, optimizer = trained_network()
+    probe = torch.randn(5, *SHAPE)
+    first = net.eval()(probe, task_id=0)
+    locks = net.lock_masks(1)
+    used: list[bool] = []
+
+    def compare(module: nn.Module, inputs: Any) -> None:
+        locked = locks["6.weight"]
+        used.append(torch.equal(module.weight[locked], values[locked]))
+
+    values = net.get_parameter("6.weight").detach().clone()
+    net.get_submodule("6").register_forward_pre_hook(compare)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.clamp_(-0.02, 0.02)
+        assert torch.equal(net.eval()(probe, task_id=0), first)
+        net.train()
+
+    with nothing_moves(net, probe):
+        learn_and_draw(net, 1, step)
+    assert len(used) > 6 and all(used)
+
+
+def test_a_rounded_state_dict_that_is_loaded_meanwhile() -> None:
+    net, optimizer = trained_network()
+    best: dict[str, Tensor] = {}
+
+    def step(x: Tensor, y: Tensor) -> None:
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        best.update({name: value.bfloat16() for name, value in net.state_dict().items()})
+
+    with nothing_moves(net, torch.randn(5, *SHAPE)):
+        net.train()
+        with net.learn(1, steps=3):
+            for _ in range(3):
+                step(*batch())
+            with pytest.warns(TrainingWarning, match="they stay as they were"):
+                net.load_state_dict(best)
+            draw_masks(net, 1)
+    assert not net.moved_since_trained(0) and not net.moved_since_trained(1)
+
+
+def test_an_average_that_was_begun_before_a_task() -> None:
+    net, optimizer = trained_network()
+    average = timm.utils.ModelEmaV2(net, decay=0.5)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        average.update(net)
+
+    x = torch.randn(5, *SHAPE)
+    with nothing_moves(net, x):
+        learn_and_draw(net, 1, step)
+    assert average.module.trained_tasks == (0,)
+
+
+def test_gradients_in_batches() -> None:
+    net, _ = trained_network()
+    x, y = batch()
+    net.train()
+    with net.learn(1, steps=1):
+        losses = F.cross_entropy(net(x), y, reduction="none")
+        weights = [parameter for parameter in trainable(net) if parameter.dim() > 1]
+        options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
+        batched = torch.autograd.grad(losses, weights, torch.eye(len(losses)), is_grads_batched=True, **options)
+        one = torch.autograd.grad(losses[2], weights, **options)
+    for all_of_them, alone in zip(batched, one, strict=True):
+        if alone is not None:
+            torch.testing.assert_close(all_of_them[2], alone)
+
+
+def test_sharded_parameters_are_refused(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_shard, args=(tmp_path / "store",), nprocs=1)
+
+
+def _shard(rank: int, store: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=1)
+    net, _ = trained_network()
+    fully_shard(net, mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(TrainingError, match="sharded"), net.learn(1):
+        pass
+    torch.distributed.destroy_process_group()
+
+
+def test_a_shallow_copy_is_refused() -> None:
+    with pytest.raises(TrainingError, match="deepcopy"):
+        copy.copy(network())

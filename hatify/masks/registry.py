@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hatify.config import Initialization
-from hatify.errors import InputError, TaskError, TrainingWarning, warn
+from hatify.errors import InputError, TaskError, TrainingError, TrainingWarning, warn
 from hatify.masks.initialization import initial_embedding
 from hatify.masks.locks import LockTable, Terms
 from hatify.masks.positions import PositionHolder
@@ -139,6 +139,20 @@ class MaskRegistry(PositionHolder):
         """A task's embeddings, group by group."""
         return [getattr(getattr(self.embeddings, name), str(task_id)) for name in self._attributes]
 
+    def check_is_whole(self, task_id: int) -> None:
+        """Whether this process has a task's embeddings, which FSDP leaves in pieces, in other memory, or not at all.
+
+        Raises:
+            TrainingError: it has not.
+        """
+        sizes = [size for _, size, _ in self.layout]
+        for embedding, size in zip(self.task_embeddings(task_id), sizes, strict=True):
+            if type(embedding) is not nn.Parameter or tuple(embedding.shape) != (size,):
+                raise TrainingError(
+                    "the network's parameters are sharded (FSDP), and what is locked is known of whole ones only: "
+                    "train it with DistributedDataParallel, or in one process"
+                )
+
     def add_tasks(self, count: int) -> None:
         """Room for `count` more tasks, with initial embeddings."""
         self.num_tasks += count
@@ -218,18 +232,20 @@ class MaskRegistry(PositionHolder):
         return torch.cat([*(embedding > 0 for embedding in self.task_embeddings(task_id)), constants])
 
     def get_extra_state(self) -> Tensor:
-        """What has been trained, int64 [n, 2]: part of every state dict, since what is locked depends on it.
+        """What has been trained, int64 [2 * num_tasks, 2]: part of each state dict, since what is locked depends on it.
 
-        One row for each trained task, in order: its id and -1. One for each interrupted task: its id and its steps.
+        One row for each trained task, in order: its id and -1. One for each interrupted task: its id and its steps. The
+        rest is -1: the shape stays the same, for averages of state dicts.
         """
         rows = [*((task, -1) for task in self.trained), *self.interrupted.items()]
-        return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
+        return torch.tensor([*rows, *[(-1, -1)] * (2 * self.num_tasks - len(rows))], dtype=torch.int64)
 
     def set_extra_state(self, state: Tensor) -> None:
         state = state.to(torch.int64)  # an average of state dicts has no integers
         lost = set(self.trained)
-        self.trained = [task for task, steps in state.tolist() if steps < 0]
-        self.interrupted = {task: steps for task, steps in state.tolist() if steps >= 0}
+        begun = [(task, steps) for task, steps in state.tolist() if task >= 0]
+        self.trained = [task for task, steps in begun if steps < 0]
+        self.interrupted = {task: steps for task, steps in begun if steps >= 0}
         lost -= set(self.trained)
         if lost:
             warn(

@@ -11,12 +11,22 @@ from torch import Tensor
 
 def multiplied(values: list[Tensor], factors: list[Tensor], order: list[int]) -> Sequence[Tensor]:
     """Each value times its factor. order: the position of each value's factor."""
-    if torch._C._are_functorch_transforms_active():  # vmap knows no operators on lists
-        return [value * factors[position] for value, position in zip(values, order, strict=True)]
+    in_order = [factors[position] for position in order]
+    if torch._C._are_functorch_transforms_active():
+        return _pairwise(values, in_order)
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # a compiler fuses gradients
-        return torch._foreach_mul(values, [factors[position] for position in order])
+        return torch._foreach_mul(values, in_order)
     products: Sequence[Tensor] = _Multiplied.apply(order, *values, *factors)
     return products
+
+
+def _pairwise(values: Sequence[Tensor], factors: Sequence[Tensor]) -> Sequence[Tensor]:
+    in_batches = any(
+        map(torch._C._functorch.is_legacy_batchedtensor, values)
+    )  # of autograd.grad(is_grads_batched=True)
+    if in_batches or torch._C._are_functorch_transforms_active():  # vmap knows no operators on lists
+        return [value * factor for value, factor in zip(values, factors, strict=True)]
+    return torch._foreach_mul(list(values), list(factors))
 
 
 class _Multiplied(torch.autograd.Function):
@@ -40,13 +50,13 @@ class _Multiplied(torch.autograd.Function):
         reached = [index for index, gradient in enumerate(gradients) if gradient is not None]
         present = [gradient for gradient in gradients if gradient is not None]
         of_values: list[Tensor | None] = [None] * len(values)
-        products = torch._foreach_mul(present, [factors[order[index]] for index in reached])
+        products = _pairwise(present, [factors[order[index]] for index in reached])
         for index, product in zip(reached, products, strict=True):
             of_values[index] = product
         if not any(ctx.needs_input_grad[1 + len(values) :]):  # binary masks
             return None, *of_values, *[None] * len(factors)
         parts: list[list[Tensor]] = [[] for _ in factors]
-        for index, part in zip(reached, torch._foreach_mul(present, [values[i] for i in reached]), strict=True):
+        for index, part in zip(reached, _pairwise(present, [values[i] for i in reached]), strict=True):
             parts[order[index]].append(part)
         return None, *of_values, *map(_sum, parts)
 

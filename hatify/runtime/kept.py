@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hatify.masks.locks import compact
 
@@ -13,7 +13,7 @@ LARGE = 2**18  # entries
 
 
 class Kept:
-    """A parameter and the values that its locked entries keep.
+    """A parameter, or a buffer, and the values that its locked entries keep.
 
     lock: see `locks.compact`.
 
@@ -21,7 +21,7 @@ class Kept:
     a step takes. Of a small one all is: to choose between two tensors is quicker than to write to a part of one.
     """
 
-    def __init__(self, parameter: nn.Parameter, lock: Tensor) -> None:
+    def __init__(self, parameter: Tensor, lock: Tensor) -> None:
         self.parameter = parameter
         self.block = _block(lock) if parameter.numel() >= LARGE else None
         self.lock = lock if self.block is None else compact(lock[self.block])
@@ -31,6 +31,11 @@ class Kept:
         """Keep the values that the parameter has now."""
         self.values = self._present().clone()
         self.note_unmoved()
+
+    def is_unmoved(self) -> bool:
+        """Whether the locked entries hold their values."""
+        present = self._present()
+        return torch.equal(torch.where(self.lock, self.values, present), present)
 
     def put_back(self) -> None:
         """Give the locked entries their values back."""
@@ -46,9 +51,9 @@ class Kept:
         """Its locked entries are as they should be, until it is written to again."""
         self._version = self.parameter._version
 
-    def may_have_moved(self) -> bool:
-        """False where no optimizer moves it: the many parameters of other tasks, most of which nothing writes to."""
-        return self.parameter.grad is not None or self.parameter._version != self._version
+    def was_written(self) -> bool:
+        """Whether it was written to since, as far as PyTorch knows: `parameter.data.add_` leaves no trace."""
+        return self.parameter._version != self._version
 
     def _present(self) -> Tensor:
         values = self.parameter.detach()

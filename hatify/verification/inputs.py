@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -27,8 +28,10 @@ def made_up_call(net: HATModule, seed: int = 0) -> Arguments:
     generator = torch.Generator().manual_seed(seed)
     placeholders = net.graph.find_nodes(op="placeholder")[: len(signature.shapes)]
     device = next((parameter.device for parameter in net.parameters()), None)
+    numbers = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+    converted = {torch.float32: numbers}  # a network that has been given other numbers takes them, too
     flat = [
-        constant if shape is None else _drawn(node, shape, generator).to(device)
+        constant if shape is None else _drawn(node, shape, generator, converted).to(device)
         for node, shape, constant in zip(placeholders, signature.shapes, signature.constants, strict=True)
     ]
     args, kwargs = pytree.tree_unflatten(flat, signature.inputs)
@@ -43,8 +46,11 @@ def made_up_call(net: HATModule, seed: int = 0) -> Arguments:
     return args, kwargs
 
 
-def _drawn(node: Node, shape: tuple[int | None, ...], generator: torch.Generator) -> Tensor:
+def _drawn(
+    node: Node, shape: tuple[int | None, ...], generator: torch.Generator, converted: Mapping[torch.dtype, torch.dtype]
+) -> Tensor:
     dtype = node.meta["val"].dtype
+    dtype = converted.get(dtype, dtype)
     sizes = [BATCH if size is None else size for size in shape]
     if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(sizes, dtype=dtype, generator=generator)
