@@ -478,7 +478,7 @@ def test_gradients_in_batches() -> None:
     net.train()
     with net.learn(1, steps=1):
         losses = F.cross_entropy(net(x), y, reduction="none")
-        weights = [parameter for parameter in trainable(net) if parameter.dim() > 1]
+        weights = trainable(net)
         options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
         batched = torch.autograd.grad(losses, weights, torch.eye(len(losses)), is_grads_batched=True, **options)
         one = torch.autograd.grad(losses[2], weights, **options)
