@@ -590,13 +590,13 @@ def _take_over(net: HATModule, keys: Any) -> None:
     While a task is learned, those that had been trained before stay as they are, whatever it holds of them.
     """
     if net._guard is not None and net._learning is not None:
-        if net.trained_tasks != net._learning.trained_before:
+        if not net.trained_tasks or net.trained_tasks != net._learning.trained_before:
             net._guard.reload()
         elif not net._guard.is_unmoved():
             net._guard.restore()
             warn(
-                "the state dict that was loaded has other values for what trained tasks depend on: "
-                "they stay as they were when net.learn was entered",
+                "the state dict that was loaded has other values for what is locked, which trained tasks depend on: "
+                "that stays as it was when net.learn was entered",
                 TrainingWarning,
             )
     if any(key.endswith("registry._extra_state") for key in keys.missing_keys):

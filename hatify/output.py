@@ -57,7 +57,8 @@ def _names(path: PathLike) -> tuple[Path, Path]:
     target = Path(path).resolve()
     if target.is_dir():
         raise FileError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
-    return target, target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.unfinished{target.suffix}")
+    start = target.stem[:100]  # names cannot be of any length
+    return target, target.with_name(f".{start}.{uuid.uuid4().hex[:8]}.unfinished{target.suffix}")
 
 
 def _flush(path: Path) -> None:

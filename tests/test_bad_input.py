@@ -12,8 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import l1_unstructured
 
-from hatify import HATConfig, HatifyError, HATModule, hatify
-from hatify.errors import CapacityWarning, CaptureError, ConversionError, InputError, TaskError, TrainingError
+from hatify import HATConfig, HatifyError, HATModule, HATPayload, hatify
+from hatify.errors import (
+    CapacityWarning,
+    CaptureError,
+    ConversionError,
+    InputError,
+    TaskError,
+    TrainingError,
+    TrainingWarning,
+)
 
 
 def model() -> nn.Sequential:
@@ -46,6 +54,7 @@ def test_task_ids(net: HATModule, task_id: object, why: str) -> None:
         lambda: net(x, task_id=task_id),
         lambda: net.set_task(task_id),
         lambda: net.lock_masks(task_id),
+        lambda: net.registry.groups["0"].mask(task_id, 1.0),
     ):
         with pytest.raises(TaskError, match=why):
             use()
@@ -60,15 +69,35 @@ def test_steps(net: HATModule, steps: object) -> None:
     assert net.trained_tasks == ()
 
 
-@pytest.mark.parametrize("mask_scale", [-1.0, 0, float("nan"), "hard"])
+@pytest.mark.parametrize("mask_scale", [-1.0, 0, float("nan"), float("inf"), "hard"])
 def test_mask_scales(net: HATModule, mask_scale: object) -> None:
     with pytest.raises(TaskError, match="mask_scale"):
         net(torch.randn(2, 4), task_id=0, mask_scale=mask_scale)
 
 
+def test_a_payload_says_which_task_it_belongs_to(net: HATModule) -> None:
+    with pytest.raises(TaskError, match="beside it"):
+        net(HATPayload(torch.randn(2, 4), task_id=0), task_id=1)
+
+
+def test_a_warning_names_the_line_that_it_is_meant_for(net: HATModule) -> None:
+    with pytest.warns(TrainingWarning) as warned, net.train().learn(0, steps=2):
+        pass
+    with pytest.warns(UserWarning) as of_conversion:
+        hatify(model(), num_tasks=20)
+    assert {one.filename for one in (*warned, *of_conversion)} == {__file__}
+
+
 @pytest.mark.parametrize(
     "setting",
-    [{"s_max": "400"}, {"s_max": 0.5}, {"schedule_cycles": 1.5}, {"exponent_limit": True}, {"init": "random"}],
+    [
+        {"s_max": "400"},
+        {"s_max": 0.5},
+        {"s_max": float("nan")},
+        {"schedule_cycles": 1.5},
+        {"exponent_limit": True},
+        {"init": "random"},
+    ],
 )
 def test_settings(setting: dict[str, object]) -> None:
     with pytest.raises(HatifyError, match=f"HATConfig.{next(iter(setting))}="):

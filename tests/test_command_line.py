@@ -255,6 +255,7 @@ BAD: dict[str, tuple[Sequence[object], str]] = {
         ("train", "net.safetensors", "--task", 0, "--data", "first.npz", "--seed", 2**70),
         "--seed",
     ),
+    "a file that is cut off": (("train", "net.safetensors", "--task", 0, "--data", "cut.npz"), "it is cut off"),
     "objects": (("train", "net.safetensors", "--task", 0, "--data", "objects.npz"), "no .npz file of numbers"),
     "no device": (("train", "net.safetensors", "--task", 0, "--data", "first.npz", "--device", "tpu9"), "tpu9"),
     "an untrained task": (("forget", "net.safetensors", "--task", 1), "never trained"),
@@ -272,6 +273,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(mistake: str, network: Path) 
     np.savez("bytes.npz", inputs=ones.astype(np.uint8), labels=np.zeros(20, int))
     np.savez("shares.npz", inputs=ones, labels=np.full(20, 0.5))
     np.savez("words.npz", inputs=np.array(["word"] * 20), labels=np.zeros(20, int))
+    Path("cut.npz").write_bytes(Path("many.npz").read_bytes()[:500])
     np.savez("nan.npz", inputs=ones * np.nan, labels=np.zeros(20, int))
     np.savez("whole.npz", inputs=ones.astype(np.uint16), labels=np.zeros(20, int))
     np.savez("xy.npz", x=ones, y=np.zeros(20))

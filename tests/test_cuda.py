@@ -124,6 +124,15 @@ def test_a_model_converted_elsewhere_is_the_same_network(name: str, tmp_path: Pa
             assert torch.equal(net(inputs), plain(inputs))
 
 
+def test_what_a_network_says_of_itself(name: str) -> None:
+    net = two_trained_tasks(name)
+    capacity = net.capacity()
+    assert all(set(group.used) == {0, 1} for group in capacity.values())
+    assert "mask group" in str(net.summary())
+    assert "each task has its own" in str(net.explain(net.blueprint.heads[0]))
+    assert library.verify(net).ok
+
+
 def test_a_forgotten_task_takes_no_other_along(name: str) -> None:
     net, inputs = two_trained_tasks(name), images(name)
     before = answers(net, inputs)

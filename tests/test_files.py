@@ -312,8 +312,11 @@ def test_what_cannot_be_saved_is_refused_and_the_old_file_stays(net: HATModule, 
         save(net, tmp_path)
     with pytest.raises(FileError, match="cannot write"):
         save(net, tmp_path / "no" / "such" / "folder.safetensors")
+    with pytest.raises(FileError, match="cannot write"):
+        save(net, path / "net.safetensors")
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["net.safetensors"]
+    save(net, tmp_path / f"{'long' * 60}.safetensors")  # as long as names can be
 
 
 def test_a_file_is_as_readable_as_others(net: HATModule, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -27,6 +29,61 @@ def test_the_last_weighted_layer_is_the_head(name: str, head: str) -> None:
     assert net.blueprint.heads == (head,)
     assert [net(x, task_id=task).shape[1] for task in range(3)] == [2, 7, 5]
     assert net(x).shape[1] == 7
+
+
+class Raw(nn.Module):
+    """A last layer that is a function of parameters."""
+
+    def __init__(self, function: Callable[..., Tensor], outputs: int) -> None:
+        super().__init__()
+        self.body, self.weight = nn.Linear(8, 16), nn.Parameter(torch.randn(16, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.body(x).relu(), self.weight, self.bias)
+
+
+IMAGE, VECTOR = torch.randn(2, 3, 8, 8), torch.randn(2, 8)
+LAST: dict[str, tuple[nn.Module, Tensor]] = {
+    "linear": (nn.Linear(8, 1), VECTOR),
+    "convolution": (nn.Conv2d(3, 1, 1), IMAGE),
+    "transposed convolution": (nn.ConvTranspose2d(3, 1, 2), IMAGE),
+    "addmm": (Raw(lambda x, weight, bias: torch.addmm(bias, x, weight), 1), VECTOR),
+    "einsum": (Raw(lambda x, weight, bias: torch.einsum("bi,io->bo", x, weight), 1), VECTOR),
+}
+
+
+@pytest.mark.parametrize("kind", LAST)
+def test_a_head_with_one_output_can_have_more(kind: str) -> None:
+    last, x = LAST[kind]
+    body = nn.Identity() if isinstance(last, Raw) else nn.Sequential(type(last)(x.shape[1], x.shape[1], 1), nn.ReLU())
+    net = hatify(nn.Sequential(body, last), num_tasks=2, num_classes=[1, 3], example_inputs=(x,))
+    assert [net(x, task_id=task).shape[1] for task in range(2)] == [1, 3]
+
+
+@pytest.mark.parametrize("last", [nn.Conv2d(8, 4, 1, groups=2), nn.ConvTranspose2d(8, 4, 2, groups=2)])
+def test_the_classes_of_a_head_in_groups_cannot_be_changed(last: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), last)
+    with pytest.raises(ConversionError, match="one of groups"):
+        hatify(model, num_tasks=2, num_classes=[4, 6], example_inputs=(IMAGE,))
+
+
+def test_a_long_way_from_the_head_to_the_output() -> None:
+    """Each normalisation reads what is before it twice: there are a million ways back to the head."""
+
+    class Sinkhorn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.head(self.body(x).relu()).exp()
+            for _ in range(20):
+                y = y / y.sum(-1, keepdim=True)
+            return y
+
+    assert hatify(Sinkhorn(), num_tasks=2).blueprint.heads == ("head",)
 
 
 def test_without_numbers_of_classes_each_task_has_a_copy() -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hatify import hatify
 from hatify.errors import HatifyError
@@ -116,6 +116,32 @@ def test_a_layer_scale_carries_the_mask_of_the_layer_that_it_scales() -> None:
 
 def test_explain_of_a_head(resnet: HATModule) -> None:
     assert "each task has its own" in str(resnet.explain("fc"))
+
+
+def test_explain_of_a_last_layer_that_all_tasks_share() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    net = hatify(model, num_tasks=2, heads=[], example_inputs=(torch.randn(2, 8),))
+    explanation = net.explain("2")
+    assert (explanation.writes, explanation.reads) == ((), ("0",))
+    assert "uses anything (dimension 0) and its feature of '0' (dimension 1)" in str(explanation)
+
+
+def test_explain_of_weights_with_two_names() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.norm, self.head = nn.Embedding(20, 16), nn.LayerNorm(16), nn.Linear(16, 20, bias=False)
+            self.head.weight, self.norm_again = self.table.weight, self.norm
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.norm_again(self.norm(self.table(tokens))))
+
+    net = hatify(Tied(), num_tasks=2, example_inputs=(torch.randint(20, (2, 5)),))
+    for path in ("table", "head"):
+        (weight,) = net.explain(path).parameters
+        assert weight.kind == "shared" and weight.uses
+    for path in ("norm", "norm_again"):
+        assert {parameter.kind for parameter in net.explain(path).parameters} == {"once a task"}
 
 
 def test_explain_helps_with_names(resnet: HATModule) -> None:

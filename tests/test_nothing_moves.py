@@ -451,7 +451,7 @@ def test_a_rounded_state_dict_that_is_loaded_meanwhile() -> None:
         with net.learn(1, steps=3):
             for _ in range(3):
                 step(*batch())
-            with pytest.warns(TrainingWarning, match="they stay as they were"):
+            with pytest.warns(TrainingWarning, match="stays as it was"):
                 net.load_state_dict(best)
             draw_masks(net, 1)
     assert not net.moved_since_trained(0) and not net.moved_since_trained(1)

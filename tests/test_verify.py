@@ -50,6 +50,12 @@ def test_a_sound_network_before_and_after_training(model: nn.Module, net: HATMod
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_with_other_numbers(net: HATModule, dtype: torch.dtype) -> None:
+    report = verify(net.to(dtype))
+    assert not {check.name for check in report if not check.ok} - {"unmoved"}, str(report)
+
+
 @pytest.mark.parametrize("name", list(STRANGERS)[::9])
 def test_strangers_are_verified(name: str) -> None:
     stranger = STRANGERS[name]
