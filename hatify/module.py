@@ -193,7 +193,7 @@ class HATModule(GraphModule):
                 )
             used = learning.scale() if mask_scale is None else mask_scale
         if learning is not None and learned and torch.is_grad_enabled():
-            learning.used_scale(used)
+            learning.note_scale(used)
         return task, used
 
     def _place(self, name: str) -> tuple[nn.Module, str]:

@@ -1,4 +1,4 @@
-"""Tensors made in the graph, and functions of them that carry no features."""
+"""Tensors made in the graph, and results that carry no features: comparisons, losses, indices."""
 
 from __future__ import annotations
 

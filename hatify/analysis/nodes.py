@@ -10,7 +10,7 @@ import torch
 from torch.fx import Graph, Node
 
 from hatify.analysis.effect import Argument
-from hatify.capture.calls import is_tensor
+from hatify.capture.calls import given_arguments, is_tensor
 from hatify.capture.mutations import written
 
 
@@ -45,15 +45,8 @@ def arguments_of(node: Node) -> dict[str, Any]:
     """A node's arguments by their names in the operator's schema, defaults filled in."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return {f"argument_{i}": value for i, value in enumerate(node.args)} | dict(node.kwargs)
-    arguments: dict[str, Any] = {}
-    for position, argument in enumerate(node.target._schema.arguments):
-        if position < len(node.args) and not argument.kwarg_only:
-            arguments[argument.name] = node.args[position]
-        elif argument.name in node.kwargs:
-            arguments[argument.name] = node.kwargs[argument.name]
-        elif argument.has_default_value():
-            arguments[argument.name] = argument.default_value
-    return arguments
+    given, schema = given_arguments(node), node.target._schema.arguments
+    return {a.name: given.get(a.name, a.default_value) for a in schema if a.name in given or a.has_default_value()}
 
 
 def locations(node: Node) -> Iterator[tuple[Argument, Any]]:
@@ -69,7 +62,7 @@ def locations(node: Node) -> Iterator[tuple[Argument, Any]]:
 def state_of(graph: Graph) -> set[Node]:
     """The parameters and buffers that forward writes into.
 
-    What a call with a subgraph (a `no_grad` block) does inside cannot be seen: its buffers count as written.
+    What a call with a subgraph does inside cannot be seen: its buffers count as written.
     """
     state = {base for base in written(graph) if base.meta.get("role") in ("parameter", "buffer")}
     for node in graph.nodes:

@@ -40,7 +40,7 @@ class GatePlan:
 class Plan:
     """What a conversion does, node by node and parameter by parameter.
 
-    groups: the mask groups in graph order.
+    groups: the mask groups in graph order. num_features: of all of them.
     gates: where masks are applied.
     locks: the lock rule of each shared parameter, by name.
     per_task: names of the parameters and buffers kept once a task.
@@ -48,6 +48,7 @@ class Plan:
     state: names of the buffers that forward changes (kept once a task, too).
     unknown: operators that no rule knows, and how often each occurs: what they read or return counts as live.
     unfollowed: names of the parameters locked whole, or kept once a task to avoid that.
+    effects: what the rules say of each call.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -64,8 +65,8 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"{len(self.groups)} mask groups, {self.num_features} features"]
         lines += [f"  {group.name}: {group.num_features} features" for group in self.groups]
-        placements = Counter(gate.placement for gate in self.gates.values())
-        lines.append(f"gates: {placements['folded']} folded into weights, {placements['multiplied']} of their own")
+        by_parameters = [gate.placement == "folded" or is_parameter(node) for node, gate in self.gates.items()]
+        lines.append(f"gates: {sum(by_parameters)} folded into weights, {by_parameters.count(False)} of their own")
         lines += [f"no rule for {name} (x{count}): live" for name, count in self.unknown.items()]
         return "\n".join(lines)
 

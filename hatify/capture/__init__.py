@@ -6,11 +6,14 @@ signature   the model's calling convention: how its arguments and outputs flatte
 ladder      the traces of train and eval mode, and what to do where a module cannot be traced
 opaque      submodules that are called as they are
 export      one call of torch.export
+surroundings   what is set aside for it
+running     the model is run, and left as it was
 program, constants   from a trace to a graph, with each node's module path kept
 sizes, decisions   sizes that Python code makes numbers of, or asks questions about
 frames      whose code runs
 regions     blocks under `no_grad`, or without autocast, become part of them
 randomness  whose code draws from Python's or NumPy's generators
+derivatives   what forward says of its derivative, which no graph has
 views, mutations   writes in place, into views too, become edges
 modes       both graphs become one that follows the flag `training`
 devices     devices and dtypes follow the inputs again

@@ -115,7 +115,7 @@ def _make_portable(graph: Graph) -> None:
 
 
 def _acts(node: Node) -> bool:
-    """Whether a call is there for what it does: it writes, or it opens or closes a level of `torch.vmap`."""
+    """Whether a call is there for what it does: it writes, or it opens or closes a level."""
     return mutates(node) or is_level(node)
 
 

@@ -45,7 +45,7 @@ class LeafCall:
 class OpaqueLeaf(nn.Module):
     """A submodule without its parameters and buffers, which each call is given.
 
-    parameters, buffers: their names. calls: the calls that one forward pass of the model makes.
+    parameter_names, buffer_names: of the submodule's. calls: those that one forward pass of the model makes.
     """
 
     def __init__(self, module: nn.Module, calls: Sequence[LeafCall]) -> None:

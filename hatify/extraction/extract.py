@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from hatify.extraction.families import load_families
 from hatify.extraction.plain import PlainGraph
 from hatify.extraction.smaller import without_removable_channels
 from hatify.masks.registry import MaskRegistry
+from hatify.rewriting.root import owner_of
 
 
 @torch.no_grad()
@@ -79,16 +79,9 @@ def _root(tensors: dict[str, Tensor], parameters: set[str]) -> nn.Module:
     """A tree of modules that holds the tensors under their names."""
     root = nn.Module()
     for name, value in tensors.items():
-        path, _, attribute = name.rpartition(".")
-        owner = reduce(_child, path.split(".") if path else [], root)
+        owner, attribute = owner_of(root, name)
         if name in parameters:
             owner.register_parameter(attribute, nn.Parameter(value.clone()))
         else:
             owner.register_buffer(attribute, value.clone())
     return root
-
-
-def _child(module: nn.Module, name: str) -> nn.Module:
-    if name not in module._modules:
-        module.add_module(name, nn.Module())
-    return module.get_submodule(name)

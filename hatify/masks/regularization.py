@@ -42,7 +42,8 @@ def tariff(registry: MaskRegistry, task_id: int, *, mode: Regularizer, quota: bo
 
 
 def regularization(masks: Tensor, tariff: Tariff) -> Tensor:
-    """`sum(a * (1 - c)) / sum(1 - c)`, the mean over accounts: a scalar in [0, 1] (Serra et al. 2018, eq. 5).
+    """`sum(a * (1 - c)) / sum(1 - c)`, the mean over accounts: a scalar in [0, 1] (Serra et al. 2018, eq. 5), where the
+    allowance is taken off first, if there is one (Duan 2023).
 
     masks: the task's masks `a` of all features. c: the features that other trained tasks have taken.
     """

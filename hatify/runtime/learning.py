@@ -75,7 +75,7 @@ class LearningTask:
         """What the task pays for features that no other task has taken, a scalar; see `HATConfig.regularizer`."""
         return regularization(self._registry.masks(self.task_id, self.scale()), self._tariff)
 
-    def used_scale(self, mask_scale: Tensor | float | None) -> None:
+    def note_scale(self, mask_scale: Tensor | float | None) -> None:
         """Note the scale of the last pass with gradients (None: binary masks): the compensation divides by it."""
         self._used_scale = mask_scale
         self._factors = {}
@@ -121,10 +121,10 @@ class LearningTask:
             )
 
     def _compensated(self, embedding: nn.Parameter, gradient: Tensor) -> Tensor:
-        factor, version = self._factors.get(id(embedding), (gradient, None))
-        if version != embedding._version:  # it has been written to since, or the scale is another
+        known = self._factors.get(id(embedding))
+        if known is None or known[1] != embedding._version:  # the scale is another, or it has been written to since
             self._factors = self._compensations()
-            factor, _ = self._factors[id(embedding)]
+        factor, _ = self._factors[id(embedding)]
         return (gradient * factor).to(gradient.dtype)
 
     @torch.no_grad()

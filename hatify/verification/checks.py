@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hatify.capture.inputs import Arguments
-from hatify.errors import CapacityWarning, HatifyError
+from hatify.errors import CapacityWarning, HatifyError, first_few
 from hatify.module import HATModule
 from hatify.seeding import seeded
 from hatify.verification.trials import draw_masks, plastic_share, relative_difference, scramble, with_all_features
@@ -180,11 +180,8 @@ def _bitwise(name: str, tasks: Sequence[int], moved: Sequence[int]) -> Check:
     )
 
 
-def _named(what: str, names: Sequence[str], shown: int = 3) -> str:
-    if not names:
-        return f"nothing {what}"
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{what}: {', '.join(names[:shown])}{more}"
+def _named(what: str, names: Sequence[str]) -> str:
+    return f"{what}: {first_few(names)}" if names else f"nothing {what}"
 
 
 def _tasks(tasks: Sequence[int]) -> str:

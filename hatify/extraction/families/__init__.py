@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from functools import cache
-
-FAMILIES = ("attention", "lookup", "moving", "norms", "pointwise", "recurrent", "reductions", "spatial", "weighted")
 
 
 @cache
 def load_families() -> None:
     """Register all families."""
-    for name in FAMILIES:
-        importlib.import_module(f"{__name__}.{name}")
+    for family in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{family.name}")

@@ -81,5 +81,4 @@ def _untouched(smaller: Smaller, node: Node, fitting: Any) -> Node | None:
     return None
 
 
-register(Family(follow, shrink), *UNTAGGED)
-register(Family(follow, shrink))
+register(Family(follow, shrink), torch.Tag.pointwise, *UNTAGGED)

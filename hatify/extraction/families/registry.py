@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.fx import Node
 
 if TYPE_CHECKING:
@@ -30,17 +29,13 @@ class Family:
 
 
 _FAMILIES: dict[Any, Family] = {}
-_POINTWISE: list[Family] = []
 
 
-def register(family: Family, *targets: Any) -> None:
-    """Let a family treat these operators; without any, those that PyTorch tags as pointwise."""
-    _FAMILIES.update(dict.fromkeys(targets, family))
-    if not targets:
-        _POINTWISE.append(family)
+def register(family: Family, *kinds: Any) -> None:
+    """Let a family treat operators: these, or all that have a tag of PyTorch's."""
+    _FAMILIES.update(dict.fromkeys(kinds, family))
 
 
 def family_of(node: Node) -> Family | None:
-    if node.target in _FAMILIES:
-        return _FAMILIES[node.target]
-    return _POINTWISE[0] if torch.Tag.pointwise in getattr(node.target, "tags", ()) else None
+    kinds = (node.target, *getattr(node.target, "tags", ()))
+    return next((_FAMILIES[kind] for kind in kinds if kind in _FAMILIES), None)
