@@ -78,7 +78,7 @@ def couple(call: Call, left: Operand, right: Operand) -> tuple[tuple[Node, ...],
     ):
         return separate
     combination = call.variables.combine(one, other)
-    return together if combination.carries == (True, True) and combination.exact else separate
+    return together if combination.is_coupled else separate
 
 
 def _may_adopt(call: Call, adopting: Operand, operand: Operand) -> bool:

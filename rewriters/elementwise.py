@@ -282,7 +282,7 @@ def gated_linear_unit(call: Call) -> Effect:
     half = support.shape[dimension] // 2
     values, gates = support.take(range(half), dimension), support.take(range(half, 2 * half), dimension)
     combination = call.variables.combine(values, gates)
-    if combination.carries != (True, True) or not combination.exact:
+    if not combination.is_coupled:
         return call.live(reads=(operand,))
     return Effect(compress(call.variables.find(values)), flows=(operand,))
 

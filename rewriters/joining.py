@@ -85,7 +85,7 @@ def _coupled(call: Call, supports: Sequence[Support]) -> Support | None:
     coupled = resolved[0]
     for support in resolved[1:]:
         combination = call.variables.combine(coupled, support)
-        if combination.carries != (True, True) or not combination.exact:
+        if not combination.is_coupled:
             return None
         coupled = combination.support
     return coupled

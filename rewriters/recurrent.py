@@ -168,7 +168,7 @@ def _initial_states(call: Call, features: Sequence[Support]) -> tuple[list[Node]
             continue
         ids = written if len(call.shape(state)) == written.ndim else written[:, 0]
         combination = call.variables.combine(support, ids)
-        if combination.carries == (True, True) and combination.exact:
+        if combination.is_coupled:
             reads.append(state)
         else:
             gates.append(Gate(ids, {location: ids.shape}))

@@ -53,7 +53,7 @@ def summed(call: Call) -> Effect:
     if len(varied) == 1 and support.shape[varied[0]] == 2 and support.size > 2:
         one, other = np.split(support, 2, axis=varied[0])
         combination = call.variables.combine(one, other)
-        if combination.carries == (True, True) and combination.exact:
+        if combination.is_coupled:
             return _reduced(call, combination.support, keeps_zero=True)
     return reduced(call, keeps_zero=True)
 

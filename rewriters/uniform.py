@@ -34,7 +34,7 @@ def _coupled_along(call: Call, support: Support, dimension: int) -> Support:
     coupled = first
     for other in others:
         combination = call.variables.combine(coupled, other)
-        if combination.carries != (True, True) or not combination.exact:
+        if not combination.is_coupled:
             return support
         coupled = combination.support
     return coupled

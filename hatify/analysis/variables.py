@@ -41,6 +41,11 @@ class Combination:
     carries: tuple[bool, bool]
     exact: bool
 
+    @property
+    def is_coupled(self) -> bool:
+        """Whether both operands have the result's features, and it is zero where they are."""
+        return self.carries == (True, True) and self.exact
+
 
 class Variables:
     """A union-find over feature variables; LIVE and ZERO are its first two elements."""

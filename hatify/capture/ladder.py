@@ -69,31 +69,36 @@ def trace(model: nn.Module, arguments: Arguments, export: Export) -> Traces:
         CaptureWarning: what is lost in train mode, and which submodules are leaves.
     """
     attempt = _Attempt()
-    while True:
-        programs: list[ExportedProgram] = []
-        drawers: list[list[tuple[str, ...]]] = []
-        for training in (True, False):
-            try:
-                with (
-                    in_mode(model, training, attempt.eval_only),
-                    traced_as_leaves(model, attempt.leaves),
-                    find_drawers(model) as found,
-                ):
-                    programs.append(export(model, arguments))
-            except CaptureError:
-                raise
-            except Exception as error:
-                _step_down(model, arguments, attempt, training, error)
-                break
-            drawers.append(found)
-        else:
-            in_train, in_eval = drawers
-            by_mode = [paths for paths in in_train if paths[0] not in {inner for inner, *_ in in_eval}]
-            if not _leave_less_to_chance(attempt, by_mode):
-                train, evaluation = programs
-                always = tuple(dict.fromkeys(inner for inner, *_ in in_eval))
-                traces = Traces(train, evaluation, tuple(attempt.eval_only), always, attempt.leaves)
-                return _with_free_batch(model, arguments, export, traces)
+    traces = None
+    while traces is None:
+        traces = _traced(model, arguments, export, attempt)
+    return _with_free_batch(model, arguments, export, traces)
+
+
+def _traced(model: nn.Module, arguments: Arguments, export: Export, attempt: _Attempt) -> Traces | None:
+    """The traces of both modes; None where one fails or is left to chance: the attempt is another one then."""
+    programs: list[ExportedProgram] = []
+    drawers: list[list[tuple[str, ...]]] = []
+    for training in (True, False):
+        try:
+            with (
+                in_mode(model, training, attempt.eval_only),
+                traced_as_leaves(model, attempt.leaves),
+                find_drawers(model) as found,
+            ):
+                programs.append(export(model, arguments))
+        except CaptureError:
+            raise
+        except Exception as error:
+            _step_down(model, arguments, attempt, training, error)
+            return None
+        drawers.append(found)
+    in_train, in_eval = drawers
+    always = tuple(dict.fromkeys(inner for inner, *_ in in_eval))
+    if _leave_less_to_chance(attempt, [paths for paths in in_train if paths[0] not in always]):
+        return None
+    train, evaluation = programs
+    return Traces(train, evaluation, tuple(attempt.eval_only), always, attempt.leaves)
 
 
 def _leave_less_to_chance(attempt: _Attempt, drawers: Sequence[tuple[str, ...]]) -> bool:
