@@ -293,6 +293,8 @@ def _train_in_one_of_two_processes(rank: int, store: Path) -> None:
     both = [torch.empty_like(weight) for _ in range(2)]
     torch.distributed.all_gather(both, weight)
     assert torch.equal(*both)
+    del parallel  # before the group: what it holds of that may wait for the other process for ever
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
