@@ -61,7 +61,6 @@ class HATModule(GraphModule):
     """
 
     registry: MaskRegistry
-    run_graph: Callable[..., Any]
     run_in_train_mode: Callable[..., Any]
     run_in_eval_mode: Callable[..., Any]
 
@@ -107,7 +106,7 @@ class HATModule(GraphModule):
     # -- calling ---------------------------------------------------------------------------------------------
 
     def recompile(self) -> PythonCode:
-        """As of any graph module, but what is made of the graph is `run_graph`: `forward` takes what the model took.
+        """As of any graph module, but the graph's code has names of its own, and `forward` takes what the model took.
 
         So a module's hooks see the model's arguments and results, and torch.compile, which calls the `forward` of graph
         modules inside what it compiles, passes nothing by. Its signature stays the graph's: Transformers' Trainer
@@ -117,12 +116,12 @@ class HATModule(GraphModule):
         """
         code = super().recompile()
         own = type(self)  # PyTorch makes a class for each graph module
-        own.run_graph = own.run_in_train_mode = own.run_in_eval_mode = own.__dict__["forward"]
+        run = own.run_in_train_mode = own.run_in_eval_mode = own.__dict__["forward"]
         if differ(self.graph):
             outputs = self.blueprint.signature.outputs_in
             own.run_in_train_mode = _function_of(self, in_one_mode(self.graph, True, outputs(training=True)))
             own.run_in_eval_mode = _function_of(self, in_one_mode(self.graph, False, outputs(training=False)))
-        own.forward = _with_signature(HATModule.forward, inspect.signature(own.run_graph))  # type: ignore[method-assign]
+        own.forward = _with_signature(HATModule.forward, inspect.signature(run))  # type: ignore[method-assign]
         return code
 
     def forward(

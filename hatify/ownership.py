@@ -87,3 +87,10 @@ class Ownership:
             return reduce(torch.logical_or, locked)
 
         return {name: lock(parameter) for name, parameter in shared.items()}
+
+
+def dtype_of(network: nn.Module, registry: MaskRegistry) -> torch.dtype:
+    """The numbers that a network itself computes with, whatever its masks' are."""
+    embeddings = set(registry.parameters())
+    own = (p.dtype for p in network.parameters() if p not in embeddings and p.is_floating_point())
+    return next(own, torch.get_default_dtype())

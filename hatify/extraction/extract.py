@@ -16,6 +16,7 @@ from hatify.extraction.families import load_families
 from hatify.extraction.plain import PlainGraph
 from hatify.extraction.smaller import without_removable_channels
 from hatify.masks.registry import MaskRegistry
+from hatify.ownership import dtype_of
 from hatify.rewriting.root import owner_of
 
 
@@ -40,7 +41,7 @@ def extract(
         {id(net.get_parameter(name)): entries for name, entries in needed.items()},
         task_id,
         signature.outputs_in(training=False),
-        _dtype(net, registry),
+        dtype_of(net, registry),
     )
     load_families()
     graph, tensors, staying = without_removable_channels(plain)
@@ -49,13 +50,6 @@ def extract(
     extracted = GraphModule(_root(tensors, parameters), graph, class_name="ExtractedTask").eval()
     extracted.__dict__["staying"] = staying
     return extracted
-
-
-def _dtype(net: GraphModule, registry: MaskRegistry) -> torch.dtype:
-    """The numbers that the network itself computes with."""
-    embeddings = set(registry.parameters())
-    own = (p.dtype for p in net.parameters() if p not in embeddings and p.is_floating_point())
-    return next(own, torch.get_default_dtype())
 
 
 def _take_calls(graph: Graph, signature: CallSignature) -> None:

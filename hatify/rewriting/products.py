@@ -21,10 +21,8 @@ def multiplied(values: list[Tensor], factors: list[Tensor], order: list[int]) ->
 
 
 def _pairwise(values: Sequence[Tensor], factors: Sequence[Tensor]) -> Sequence[Tensor]:
-    in_batches = any(
-        map(torch._C._functorch.is_legacy_batchedtensor, values)
-    )  # of autograd.grad(is_grads_batched=True)
-    if in_batches or torch._C._are_functorch_transforms_active():  # vmap knows no operators on lists
+    # Neither vmap nor autograd.grad(is_grads_batched=True) knows operators on lists.
+    if torch._C._are_functorch_transforms_active() or any(map(torch._C._functorch.is_legacy_batchedtensor, values)):
         return [value * factor for value, factor in zip(values, factors, strict=True)]
     return torch._foreach_mul(list(values), list(factors))
 

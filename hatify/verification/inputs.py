@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch.utils import _pytree as pytree
 from hatify.capture.inputs import Arguments
 from hatify.errors import InputError
 from hatify.module import HATModule
+from hatify.ownership import dtype_of
 
 BATCH = 3
 LARGEST_INDEX = 1  # whatever integers are (indices, masks, lengths), 0 and 1 are most likely among them
@@ -28,10 +28,9 @@ def made_up_call(net: HATModule, seed: int = 0) -> Arguments:
     generator = torch.Generator().manual_seed(seed)
     placeholders = net.graph.find_nodes(op="placeholder")[: len(signature.shapes)]
     device = next((parameter.device for parameter in net.parameters()), None)
-    numbers = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
-    converted = {torch.float32: numbers}  # a network that has been given other numbers takes them, too
+    dtype = dtype_of(net, net.registry)
     flat = [
-        constant if shape is None else _drawn(node, shape, generator, converted).to(device)
+        constant if shape is None else _drawn(node, shape, generator, dtype).to(device)
         for node, shape, constant in zip(placeholders, signature.shapes, signature.constants, strict=True)
     ]
     args, kwargs = pytree.tree_unflatten(flat, signature.inputs)
@@ -46,11 +45,10 @@ def made_up_call(net: HATModule, seed: int = 0) -> Arguments:
     return args, kwargs
 
 
-def _drawn(
-    node: Node, shape: tuple[int | None, ...], generator: torch.Generator, converted: Mapping[torch.dtype, torch.dtype]
-) -> Tensor:
-    dtype = node.meta["val"].dtype
-    dtype = converted.get(dtype, dtype)
+def _drawn(node: Node, shape: tuple[int | None, ...], generator: torch.Generator, own: torch.dtype) -> Tensor:
+    """own: what the network computes with; one that was given other numbers than float32 takes them as inputs, too."""
+    captured = node.meta["val"].dtype
+    dtype = own if captured is torch.float32 else captured
     sizes = [BATCH if size is None else size for size in shape]
     if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(sizes, dtype=dtype, generator=generator)
