@@ -10,7 +10,7 @@ from typing import Literal
 from hatify.errors import HatifyError
 
 Schedule = Literal["cosine", "linear", "exponential", "constant"]
-Initialization = Literal["dense", "normal", "sparse"]
+EmbeddingInitialization = Literal["dense", "normal", "sparse"]
 Regularizer = Literal["layer", "network"]
 
 
@@ -30,7 +30,7 @@ class HATConfig:
     quota: whether a task may use num_features / num_tasks features of each group free of charge (HAT-CL).
     """
 
-    init: Initialization = "dense"
+    init: EmbeddingInitialization = "dense"
     schedule: Schedule = "cosine"
     schedule_cycles: int = 1
     s_max: float = 400.0

@@ -21,7 +21,7 @@ class InputError(HatifyError, ValueError):
 
 
 class TaskError(HatifyError, ValueError):
-    """A task id, or a number of tasks, that does not exist or is of the wrong type."""
+    """A task id that does not exist, or a number of tasks, classes or steps that is none."""
 
 
 class TrainingError(HatifyError, RuntimeError):

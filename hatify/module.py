@@ -18,6 +18,7 @@ from torch.fx import Graph, GraphModule
 from torch.fx.graph import PythonCode
 
 from hatify.blueprint import Blueprint
+from hatify.counts import checked_count
 from hatify.errors import CapacityWarning, TaskError, TrainingError, TrainingWarning, never_trained, warn
 from hatify.extraction.extract import extract
 from hatify.inspection.drawing import draw
@@ -39,6 +40,7 @@ from hatify.ownership import Ownership
 from hatify.payload import HATPayload
 from hatify.rewriting.layers import HATLayer, hat_layers
 from hatify.rewriting.one_mode import differ, in_one_mode
+from hatify.rewriting.root import keep_unread
 from hatify.rewriting.vectors import MASKED_VECTORS, masked_vectors
 from hatify.runtime.guard import OptimizerGuard, refuse_steps
 from hatify.runtime.isolation import Divergence, isolated
@@ -52,6 +54,9 @@ class _Current:
 
 
 _CURRENT: Any = _Current()
+
+# What a module holds itself, by the names that PyTorch has for it.
+HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules", "training")
 
 
 class HATModule(GraphModule):
@@ -70,7 +75,7 @@ class HATModule(GraphModule):
             vectors.training = root.training
         self.blueprint = blueprint  # first: code is made of the graph at once
         super().__init__(root, graph, class_name="HATModule")
-        self._keep_unused(root)
+        keep_unread(self, root)
         self._ownership = Ownership(self, self.registry, blueprint.task_indexed)
         self._task_id: int | None = None
         self._learning: LearningTask | None = None
@@ -82,26 +87,6 @@ class HATModule(GraphModule):
         self.register_load_state_dict_pre_hook(_check_state_dict)
         self.register_load_state_dict_post_hook(_take_over)
         refuse_steps(self, _steps_would_move_trained_tasks)
-
-    def _keep_unused(self, root: nn.Module) -> None:
-        """Tensors that the graph does not read keep their names, so that state dicts stay compatible; so do modes."""
-        own = dict(self.named_modules(remove_duplicate=False))
-        for path, module in root.named_modules(remove_duplicate=False):
-            if path not in own:
-                self.add_submodule(path, module)
-                own = dict(self.named_modules(remove_duplicate=False))
-                continue
-            target = own[path]
-            target.training = module.training
-            for name, parameter in module._parameters.items():
-                if name not in target._parameters:
-                    target.register_parameter(name, parameter)
-            for name, buffer in module._buffers.items():
-                if name not in target._buffers:
-                    persistent = name not in module._non_persistent_buffers_set
-                    target.register_buffer(name, buffer, persistent=persistent)
-                elif name in module._non_persistent_buffers_set:
-                    target._non_persistent_buffers_set.add(name)
 
     # -- calling ---------------------------------------------------------------------------------------------
 
@@ -172,7 +157,7 @@ class HATModule(GraphModule):
         """The task and the mask scale of a call, defaults filled in and checked."""
         learning = self._learning
         if isinstance(task_id, _Current):  # `is` cannot be traced where the id is a symbolic integer
-            task = learning.task_id if learning is not None else self._task_id
+            task = learning.default_task if learning is not None else self._task_id
         else:
             task = None if task_id is None else self.registry.checked(task_id)
         if mask_scale is not None and not (isinstance(mask_scale, Real | Tensor) and 0 < mask_scale < math.inf):
@@ -205,12 +190,14 @@ class HATModule(GraphModule):
         return any(True for layer in hat_layers(self) for _ in layer.per_task.buffers())
 
     def set_task(self, task_id: int | None) -> None:
-        """The task that is used where a call names none; None: no task.
+        """The task that is used where a call names none; None: no task. `learn` begins with the task that it trains.
 
         Raises:
             TaskError: no such task.
         """
         self._task_id = None if task_id is None else self.registry.checked(task_id)
+        if self._learning is not None:
+            self._learning.default_task = self._task_id
 
     # -- tasks -----------------------------------------------------------------------------------------------
 
@@ -230,8 +217,7 @@ class HATModule(GraphModule):
         Raises:
             TaskError: a count that is no whole number of at least 1.
         """
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise TaskError(f"add_tasks takes a number of tasks of at least 1, got {count!r}")
+        count = checked_count(count, "add_tasks")
         self.registry.add_tasks(count)
         for layer in hat_layers(self):
             for _ in range(count):
@@ -324,7 +310,7 @@ class HATModule(GraphModule):
         seed: of the fresh values; None: PyTorch's own random numbers. dry_run: change nothing, only report.
 
         Raises:
-            InputError: a seed that is none.
+            InputError: a seed that is no whole number from 0 to 2**63 - 1.
             TaskError: no such task, or one that was never trained.
             TrainingError: a task is being learned, or the network has no weights (meta device).
         """
@@ -352,7 +338,7 @@ class HATModule(GraphModule):
 
         Raises:
             InputError: values that are no state dict, or lack a parameter, or have another shape for it; a seed that is
-                none.
+                no whole number from 0 to 2**63 - 1.
             TrainingError: a task is being learned, or the network has no weights (meta device).
         """
         self._check_nothing_is_learned()
@@ -387,7 +373,8 @@ class HATModule(GraphModule):
             raise TrainingError("a network on the meta device has no weights: give it some first")
 
     def _forget(self, tasks: Sequence[int], seed: int | None, dry_run: bool) -> ForgetReport:
-        return forget(self, self._ownership, self.registry, self.blueprint, tasks, seed, dry_run)
+        heads, initialization = self.blueprint.heads, self.blueprint.initialization
+        return forget(self, self._ownership, self.registry, heads, initialization, tasks, seed=seed, dry_run=dry_run)
 
     # -- training --------------------------------------------------------------------------------------------
 
@@ -406,8 +393,7 @@ class HATModule(GraphModule):
             TrainingError: another task is being learned, or the parameters are sharded.
         """
         task = self.registry.checked(task_id)
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise TaskError(f"steps is the number of optimizer steps of the task, at least 1; got {steps!r}")
+        steps = None if steps is None else checked_count(steps, "steps")
         self._check_nothing_is_learned()
         self.registry.check_is_whole(task)
         self._warn_if_full(task)
@@ -527,9 +513,7 @@ class HATModule(GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> HATModule:
         self._restore_locked()
         root = nn.Module()
-        root.__dict__.update(
-            {k: copy.deepcopy(self.__dict__[k], memo) for k in ("_parameters", "_buffers", "_modules", "training")}
-        )
+        root.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in HELD})
         copied = HATModule(root, copy.deepcopy(self.graph, memo), self.blueprint)
         copied._task_id = self._task_id
         memo[id(self)] = copied

@@ -8,6 +8,7 @@ net = timm.create_model("hat_resnet18", pretrained=True, num_tasks=5, num_classe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import timm
@@ -35,9 +36,11 @@ def create_converted(
     num_classes: of the model, and so of each task's head; or one number for each task.
     num_tasks, heads, config, example_inputs: as for `hatify.hatify`. arguments: as for `timm.create_model`.
     """
-    of_each_task = num_classes if isinstance(num_classes, Sequence) else None
-    if isinstance(num_classes, int):
-        arguments["num_classes"] = num_classes
+    of_each_task = None
+    if isinstance(num_classes, int | Integral):
+        arguments["num_classes"] = int(num_classes)
+    else:
+        of_each_task = num_classes
     model = timm.create_model(name, **arguments)
     return hatify(
         model,

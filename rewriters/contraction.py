@@ -56,7 +56,8 @@ def contract(call: Call, *operands: Operand, result: Sequence[Label]) -> Effect:
     """
     summed = {label for operand in operands for label in operand.labels}.difference(result)
     unsummed = [o for o in reversed(operands) if has_variables(o.support) and not o.varies_along(summed)]
-    for kept in sorted(unsummed, key=lambda operand: not call.has_features(operand.node))[:1]:
+    kept = min(unsummed, key=lambda operand: not call.has_features(operand.node), default=None)
+    if kept is not None:
         others = [operand.node for operand in operands if operand is not kept]
         return Effect(kept.laid_out(result), flows=(kept.node,), reads=tuple(dict.fromkeys(others)))
     if len(operands) > 2:

@@ -1,4 +1,4 @@
-"""Tensors made in the graph, and results that carry no features: comparisons, losses, indices."""
+"""Tensors made in the graph: constants, and random numbers."""
 
 from __future__ import annotations
 
@@ -50,59 +50,3 @@ def zeros(call: Call) -> Effect:
 def live(call: Call) -> Effect:
     """A tensor that is an operand (of `ones_like`, or one that is filled with random numbers) lends its shape only."""
     return call.live(shapes=call.operands)
-
-
-@rewriter(
-    aten.eq,
-    aten.ne,
-    aten.lt,
-    aten.le,
-    aten.gt,
-    aten.ge,
-    aten.all,
-    aten.any,
-    aten.argmax,
-    aten.argmin,
-    aten.logical_not,
-    aten.logical_or,
-    aten.bitwise_not,
-    aten.bitwise_or,
-    aten.__or__,
-    aten.__xor__,
-    aten.isinf,
-    aten.isnan,
-    aten.nonzero,
-    aten.nonzero_numpy,
-    aten.argwhere,
-    aten.where.default,
-    aten.masked_select,
-    aten._unique2,
-    aten.unique_dim,
-    aten.unique_consecutive,
-    aten.repeat_interleave.Tensor,
-    aten.diff,
-    aten.one_hot,
-    aten.searchsorted,
-    aten.bucketize,
-    aten.meshgrid,
-    aten.affine_grid_generator,
-    aten.cross_entropy_loss,
-    aten.nll_loss,
-    aten.nll_loss_nd,
-    aten.binary_cross_entropy,
-    aten.binary_cross_entropy_with_logits,
-    aten.mse_loss,
-    aten.l1_loss,
-    aten.smooth_l1_loss,
-    aten.huber_loss,
-    aten.kl_div,
-    aten.argsort,
-    aten.multinomial,
-    aten.isfinite,
-    aten.cosine_similarity,
-    aten.pairwise_distance,
-    aten.cdist,
-)
-def reads_everything(call: Call) -> Effect:
-    """Features end here: the result depends on dead entries in a way that has no zeros."""
-    return call.live(fixed=call.operands)

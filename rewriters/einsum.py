@@ -1,4 +1,4 @@
-"""Einstein sums, of activations a contraction, of activations and a weight a weighted layer; what can be written so."""
+"""Einstein sums, and what can be written as one: a contraction of activations or, with a weight, a weighted layer."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ SCALES = {aten.mul.Tensor, aten.div.Tensor}  # by a number
 @rewriter(aten.log, aten.log2, aten.log10, aten.logit, aten.reciprocal, aten.rsqrt, aten.sqrt)
 def infinite_at_zero(call: Call) -> Effect:
     """The value or its slope is."""
-    if call.node.target in NAN_FOR_SOME and _is_parameter(call["self"]):
+    if _is_nan_for_some(call):
         return _parameter_as_it_is(call)
     return replace(elementwise(call, keeps_zero=False), fixed=_keep_from_zero(call, call["self"]))
 
@@ -114,7 +114,7 @@ def hypotenuse(call: Call) -> Effect:
 @rewriter(aten.asin, aten.atanh, aten.bernoulli.default, aten.erfinv, aten.expm1, aten.log1p, aten.sinh)
 def keeps_zeros_of_few(call: Call) -> Effect:
     """Overflows, or is NaN or an error for some numbers."""
-    if call.node.target in NAN_FOR_SOME and _is_parameter(call["self"]):
+    if _is_nan_for_some(call):
         return _parameter_as_it_is(call)
     return replace(elementwise(call, keeps_zero=True), fixed=call.operands)
 
@@ -122,7 +122,7 @@ def keeps_zeros_of_few(call: Call) -> Effect:
 @rewriter(aten.acos, aten.cosh, aten.exp, aten.exp2, aten.i0, aten.pow.Scalar)
 def loses_zeros_of_few(call: Call) -> Effect:
     """The same of a function that is not zero at zero."""
-    if call.node.target in NAN_FOR_SOME and _is_parameter(call["self"]):
+    if _is_nan_for_some(call):
         return _parameter_as_it_is(call)
     return replace(elementwise(call, keeps_zero=False), fixed=call.operands)
 
@@ -133,6 +133,11 @@ def tells_signs_of_zeros(call: Call) -> Effect:
     for operand in call.operands:
         call.variables.release(call.support(operand))
     return call.live(reads=call.operands)
+
+
+def _is_nan_for_some(call: Call) -> bool:
+    """Whether the function is NaN for some numbers, and takes those of a parameter."""
+    return call.node.target in NAN_FOR_SOME and _is_parameter(call["self"])
 
 
 def _is_parameter(operand: Node) -> bool:

@@ -89,7 +89,7 @@ def pooled_in_boxes(call: Call) -> Effect:
 
 @rewriter(aten.max_unpool2d)
 def unpooled_2d(call: Call) -> Effect:
-    """Back to where pooling took each entry from; where that was is read of its operand's zeros, too."""
+    """Each entry goes back to where pooling took it from; those places come of its dead entries, too."""
     return resized(call, 2)
 
 

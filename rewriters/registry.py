@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -15,8 +16,7 @@ from hatify.analysis.call import Rule
 
 ENTRY_POINT_GROUP = "hatify.rewriters"
 
-_RULES: dict[Any, Rule] = {}
-_NAMED: dict[str, Rule] = {}  # by the names of operators that other packages bring along
+_REGISTERED: list[tuple[Any, Rule]] = []  # operators, or names of them, in the order in which their rules are tried
 
 
 def rewriter(*operators: Any) -> Callable[[Rule], Rule]:
@@ -26,15 +26,11 @@ def rewriter(*operators: Any) -> Callable[[Rule], Rule]:
         it such as `torch.ops.aten.add.Tensor`, or any other function that a captured graph calls. The name
         "my::op" stands for an operator of a package that need not be imported yet, or installed.
 
-    A later registration replaces an earlier one, so a user's rule wins over the library's.
+    A later registration replaces an earlier one, and a user's rule wins over the library's.
     """
 
     def register(rule: Rule) -> Rule:
-        for operator in operators:
-            if isinstance(operator, str):
-                _NAMED[operator] = rule
-                continue
-            _RULES.update(dict.fromkeys(_overloads(operator), rule))
+        _REGISTERED.extend((operator, rule) for operator in operators)
         return rule
 
     return register
@@ -42,30 +38,43 @@ def rewriter(*operators: Any) -> Callable[[Rule], Rule]:
 
 def load_rules() -> dict[Any, Rule]:
     """All rules: the library's, those of the entry-point group, and those registered in this process."""
+    _register_all()
+    return {overload: rule for operator, rule in _REGISTERED for overload in _overloads(operator)}
+
+
+@functools.cache
+def _register_all() -> None:
+    """Put the library's rules, and those of packages, before what a user has registered until now, which wins."""
+    registered = _REGISTERED.copy()
+    _REGISTERED.clear()
     package = importlib.import_module("rewriters")
-    own = dict(_RULES)
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"rewriters.{module.name}")
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         entry_point.load()
-    _RULES.update(own)  # what the user registered before the library's rules were first loaded still wins
-    named = {overload: rule for name, rule in _NAMED.items() for overload in _overloads(_packet(name))}
-    return named | _RULES
+    _REGISTERED.extend(registered)
+    _REGISTERED.sort(key=lambda each: not _is_the_librarys(each[1]))  # otherwise the order stays
 
 
-def _packet(name: str) -> Any:
-    """The operator of that name; None where the package that brings it along is not imported."""
-    namespace, _, operator = name.partition("::")
-    return getattr(getattr(torch.ops, namespace), operator, None)
+def _is_the_librarys(rule: Rule) -> bool:
+    return str(getattr(rule, "__module__", "")).startswith("rewriters.")
 
 
 def _overloads(operator: Any) -> Iterator[Any]:
+    if isinstance(operator, str):
+        operator = _named(operator)
     if not isinstance(operator, OpOverloadPacket):
-        yield operator
+        yield from () if operator is None else (operator,)
         return
     for packet in (operator, _in_place_twin(operator)):
         if packet is not None:
             yield from (getattr(packet, name) for name in packet.overloads())
+
+
+def _named(name: str) -> Any:
+    """The operator of that name; None where the package that brings it along is not imported."""
+    namespace, _, operator = name.partition("::")
+    return getattr(getattr(torch.ops, namespace), operator, None)
 
 
 def _in_place_twin(packet: OpOverloadPacket) -> OpOverloadPacket | None:

@@ -14,6 +14,8 @@ needs       the same, use by use
 dependence  needs of what is computed from parameters, carried back to them
 
 call, effect   what a rule is given, and what it answers
+application   the effect of a call, with a rule or without one
+weights     what forward computes from parameters alone
 support, variables   features of entries, and their coupling
 nodes, sizes   what the nodes of a graph take and give
 """

@@ -10,19 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.fx import Node
 
+from hatify.analysis.application import apply_rule, live_like
 from hatify.analysis.call import Call, Rules
 from hatify.analysis.effect import Effect
+from hatify.analysis.groups import Positions
 from hatify.analysis.nodes import is_selection
 from hatify.analysis.sizes import shape_of
 from hatify.analysis.support import FIRST_VARIABLE, Support, varies
-from hatify.analysis.supports import Inference, apply_rule, live_like
+from hatify.analysis.supports import Inference
 from hatify.analysis.variables import Variables
-
-Positions = npt.NDArray[np.int64]
 
 # An operand larger than this is looked at dimension by dimension only, not entry by entry.
 LARGEST_LABELLED_OPERAND = 1 << 20

@@ -14,6 +14,9 @@ from hatify.analysis.nodes import is_parameter, locations
 from hatify.analysis.support import FIRST_VARIABLE, LIVE, ZERO, Support
 from hatify.analysis.supports import Inference
 from hatify.analysis.variables import Space
+from hatify.names import numbered
+
+Positions = npt.NDArray[np.int64]  # of features among all features, see `Features`
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Features:
         for position, root in enumerate(root for roots in groups for root in roots):
             self._position[root] = position
 
-    def positions(self, support: Support) -> npt.NDArray[np.int64]:
+    def positions(self, support: Support) -> Positions:
         """Supports as positions; what no mask gates is live."""
         resolved = self._variables.resolve(support)
         roots, inverse = np.unique(resolved, return_inverse=True)
@@ -51,9 +54,7 @@ class Features:
         return found[inverse].reshape(resolved.shape)
 
 
-def find_groups(
-    inference: Inference, gate_ids: Iterable[npt.NDArray[np.int64]]
-) -> tuple[tuple[GroupPlan, ...], Features]:
+def find_groups(inference: Inference, gate_ids: Iterable[Support]) -> tuple[tuple[GroupPlan, ...], Features]:
     """Group the gated features: the spaces that share a feature form one group, in graph order."""
     variables = inference.variables
     gated = {root for ids in gate_ids for root in np.unique(variables.resolve(ids)).tolist() if root >= FIRST_VARIABLE}
@@ -73,7 +74,8 @@ def find_groups(
     start = 0
     for component, roots, reading in zip(components, features, readers, strict=True):
         writers = [module_path(space.node) for space in component]
-        name = _unique(writers[0], {plan.name for plan in plans})
+        taken = {plan.name for plan in plans}
+        name = next(name for name in numbered(writers[0]) if name not in taken)
         plans.append(GroupPlan(name, start, len(roots), tuple(dict.fromkeys([*writers, *reading]))))
         start += len(roots)
     return tuple(plans), Features(inference, features)
@@ -105,10 +107,3 @@ def _readers(inference: Inference, group_of: Mapping[int, int]) -> list[list[str
 def _roots(space: Space, inference: Inference) -> list[int]:
     ids = np.arange(space.start, space.start + space.size)
     return list(dict.fromkeys(inference.variables.find(ids).tolist()))
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate, number = f"{name}.{number}", number + 1
-    return candidate

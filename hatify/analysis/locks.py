@@ -8,8 +8,7 @@ from torch.fx import Graph, Node
 
 from hatify.analysis.call import Rules
 from hatify.analysis.coverage import Coverage
-from hatify.analysis.dependence import Positions
-from hatify.analysis.groups import Features
+from hatify.analysis.groups import Features, Positions
 from hatify.analysis.needs import find_needs, masks_for, own_masks
 from hatify.analysis.nodes import is_parameter, locations, sources_of, state_of
 from hatify.analysis.supports import Inference

@@ -11,9 +11,9 @@ from torch.fx import Graph, Node
 
 from hatify.analysis.call import Rules
 from hatify.analysis.coverage import Coverage
-from hatify.analysis.dependence import Dependence, Positions
+from hatify.analysis.dependence import Dependence
 from hatify.analysis.effect import Argument, Factor, Use
-from hatify.analysis.groups import Features
+from hatify.analysis.groups import Features, Positions
 from hatify.analysis.nodes import is_selection, locations
 from hatify.analysis.supports import Inference
 from hatify.capture.calls import is_tensor

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.fx import Graph, Node
 
 from hatify.analysis.call import Rules
-from hatify.analysis.coverage import find_coverage
+from hatify.analysis.coverage import Coverage, find_coverage
 from hatify.analysis.effect import Argument, Effect
 from hatify.analysis.gates import Placement, fold_uncovered, masked_operands, place_gates
-from hatify.analysis.groups import GroupPlan, find_groups
+from hatify.analysis.groups import Features, GroupPlan, Positions, find_groups
 from hatify.analysis.heads import find_heads, find_last_layers, heads_at
 from hatify.analysis.locks import LockRule, find_locks, find_per_task, find_state
 from hatify.analysis.nodes import gives_tensors, is_parameter, is_selection
@@ -28,12 +28,23 @@ from hatify.analysis.supports import Inference, infer_supports
 PER_TASK_SHARE = 0.02
 
 
+class PlacedMask(NamedTuple):
+    """A mask at one node.
+
+    positions: of the features that it gates, in the shape in which they lie there. operands: the arguments of a call
+    that it multiplies, and its shape in each; none where it multiplies what the node gives.
+    """
+
+    positions: Positions
+    operands: dict[Argument, tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class GatePlan:
-    """A mask at one node. `masks`: feature positions of each mask, and the operands that it multiplies."""
+    """The masks at one node."""
 
     placement: Placement
-    masks: tuple[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]], ...]
+    masks: tuple[PlacedMask, ...]
 
 
 @dataclass(frozen=True)
@@ -80,37 +91,19 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
     last_layers = find_last_layers(graph, first.effects)
     head_calls = find_heads(last_layers, first.weights) if heads is None else heads_at(graph, first, heads)
     inference = infer_supports(graph, rules, head_calls, last_layers)
-    placed = place_gates(graph, inference)
-    coverage = find_coverage(graph, inference, placed)
-    placed |= fold_uncovered(inference, placed, coverage.covered)
-    coverage = find_coverage(graph, inference, placed)
-
-    gate_ids = [ids for node in placed for ids, _ in _masks(node, placed[node], inference)]
-    gate_ids += [ids for effect in inference.effects.values() for ids in effect.masks_of_weights]
-    groups, features = find_groups(inference, gate_ids)
-    gates = {
-        node: GatePlan(
-            placement,
-            tuple(
-                (np.broadcast_to(features.positions(ids), ids.shape), slots)
-                for ids, slots in _masks(node, placement, inference)
-            ),
-        )
-        for node, placement in placed.items()
-    }
+    placed, coverage = _placed(graph, inference)
+    groups, features = find_groups(inference, _gated(placed, inference))
+    gates = {node: _gate_plan(node, placement, inference, features) for node, placement in placed.items()}
     locks, masked = find_locks(graph, rules, inference, coverage, features)
     state = find_state(graph)
     per_task = find_per_task(inference) | state
     unfollowed = {name: rule for name, rule in locks.items() if rule.whole and name not in per_task}
     per_task |= _small(graph, unfollowed)
-    for node, masks in masked.items():
-        if node.meta["name"] not in per_task:
-            demanded = gates[node].masks if node in gates else ()
-            gates[node] = GatePlan("multiplied", (*demanded, *((positions, {}) for positions in masks)))
+    shared = {node: masks for node, masks in masked.items() if node.meta["name"] not in per_task}
     return Plan(
         groups=groups,
         num_features=features.count,
-        gates=gates,
+        gates=gates | {node: _with_masks(gates.get(node), masks) for node, masks in shared.items()},
         locks={name: rule for name, rule in locks.items() if name not in per_task},
         per_task=per_task,
         heads={head: {use.argument: use.outputs for use in first.effects[head].uses} for head in head_calls},
@@ -121,9 +114,40 @@ def analyse(graph: Graph, rules: Rules, heads: Sequence[str] | None = None) -> P
     )
 
 
+def _placed(graph: Graph, inference: Inference) -> tuple[dict[Node, Placement], Coverage]:
+    """Where masks go, and which zeros are certain then."""
+    placed = place_gates(graph, inference)
+    placed |= fold_uncovered(inference, placed, find_coverage(graph, inference, placed).covered)
+    return placed, find_coverage(graph, inference, placed)
+
+
+def _gated(placed: Mapping[Node, Placement], inference: Inference) -> Iterator[Support]:
+    """The features that any mask gates."""
+    for node, placement in placed.items():
+        for ids, _ in _masks(node, placement, inference):
+            yield ids
+    for effect in inference.effects.values():
+        yield from effect.masks_of_weights
+
+
+def _gate_plan(node: Node, placement: Placement, inference: Inference, features: Features) -> GatePlan:
+    masks = (
+        PlacedMask(np.broadcast_to(features.positions(ids), ids.shape), operands)
+        for ids, operands in _masks(node, placement, inference)
+    )
+    return GatePlan(placement, tuple(masks))
+
+
+def _with_masks(gate: GatePlan | None, masks: Iterable[Positions]) -> GatePlan:
+    """The masks of a parameter: those that are demanded there, if any, and those that its lock rule counts on."""
+    demanded = gate.masks if gate is not None else ()
+    return GatePlan("multiplied", (*demanded, *(PlacedMask(positions, {}) for positions in masks)))
+
+
 def _masks(
     node: Node, placement: Placement, inference: Inference
-) -> list[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]]]:
+) -> list[tuple[Support, dict[Argument, tuple[int, ...]]]]:
+    """The features of each mask at a node, and the operands that it multiplies."""
     if placement == "folded":
         return [(gate.ids, masked_operands(gate, node)) for gate in inference.effects[node].gates]
     return [(_of_one_example(inference.variables.resolve(inference.supports[node]), node), {})]

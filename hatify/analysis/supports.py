@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
 from torch.fx import Graph, Node
 
+from hatify.analysis.application import apply_rule
 from hatify.analysis.call import Call, Rules
-from hatify.analysis.effect import Effect, Use
-from hatify.analysis.nodes import gives_tensors, is_parameter, is_selection, locations, state_of
-from hatify.analysis.sizes import shape_of, unknown_dimensions
-from hatify.analysis.support import LIVE, ZERO, Support, live, varies, zero
+from hatify.analysis.effect import Effect
+from hatify.analysis.nodes import gives_tensors, locations, state_of
+from hatify.analysis.sizes import shape_of
+from hatify.analysis.support import Support, live
 from hatify.analysis.variables import Variables
+from hatify.analysis.weights import find_weights
 from hatify.capture.calls import is_tensor
 
 # A raw parameter larger than this (a table of embeddings) is not followed entry by entry, but by its last dimension.
@@ -61,13 +61,24 @@ class _Supports(dict[Node, Any]):
 
     def __missing__(self, node: Node) -> Any:
         if node.op == "call_function":
-            self.record(node, self.effect(node))
+            for above in self._missing_above(node):
+                self.record(above, self.effect(above))
             return self[node]
         value = node.meta["val"]
         held = node.meta.get("role") in ("parameter", "buffer") and node not in self._state
         adopts = held and value.is_floating_point() and value.numel() > 0
         self[node] = self.variables.floating(_followed(shape_of(value))) if adopts else live(value.dim())
         return self[node]
+
+    def _missing_above(self, node: Node) -> Iterator[Node]:
+        """A call and those that it is computed from, first things first: a long chain of them is no recursion."""
+        found, open_nodes = set[Node](), [node]
+        while open_nodes:
+            call = open_nodes.pop()
+            if call not in found and call not in self and call.op == "call_function" and gives_tensors(call):
+                found.add(call)
+                open_nodes += call.all_input_nodes
+        return (call for call in sorted(found) if call not in self)
 
     def effect(self, node: Node) -> Effect:
         return apply_rule(Call(node, self, self.variables, self.weights), self._rules)
@@ -92,7 +103,7 @@ def infer_supports(
     earlier: dict[Any, Effect] = {}
     for node in graph.nodes:
         if node.op == "placeholder" and is_tensor(node):
-            supports[node]
+            supports[node]  # made here, in the order of the graph
         if node.op != "call_function" or node in supports.weights or not gives_tensors(node):
             continue
         effect = supports.effect(node)
@@ -122,88 +133,6 @@ def _couple_calls(node: Node, effect: Effect, earlier: dict[Any, Effect], variab
 
 def _masked_features(effect: Effect) -> list[Support]:
     return [gate.ids for gate in effect.gates] + effect.masks_of_weights
-
-
-def find_weights(graph: Graph, rules: Rules) -> frozenset[Node]:
-    """The parameters, and what forward computes from parameters and constants alone (weight norm, say).
-
-    A layer is none of it, even where its input is a constant (the embedding of all positions, say).
-    """
-    fixed: set[Node] = set()  # depends on no input
-    weights: set[Node] = set()
-    for node in graph.nodes:
-        sources = node.all_input_nodes
-        if node.op != "get_attr":
-            computes = node.op == "call_function" and all(source in fixed for source in sources)
-            if not computes or _is_layer(node, rules, weights):
-                continue
-        fixed.add(node)
-        if is_parameter(node) or any(source in weights for source in sources):
-            weights.add(node)
-    return frozenset(weights)
-
-
-def _is_layer(node: Node, rules: Rules, weights: Collection[Node]) -> bool:
-    """Whether a rule says of a call that it uses a weight, whatever the supports of its operands."""
-    if not gives_tensors(node) or not any(is_parameter(source) or source in weights for source in node.all_input_nodes):
-        return False
-    supports = {source: live_like(source) for source in node.all_input_nodes}
-    return bool(apply_rule(Call(node, supports, Variables(), weights), rules).uses)
-
-
-def live_like(node: Node) -> Any:
-    """The support of a node's result, or of its several results, if nothing is known of it."""
-    value = node.meta.get("val")
-    if isinstance(value, tuple | list):
-        return tuple(live(v.dim()) for v in value)
-    return live(value.dim()) if isinstance(value, torch.Tensor) else None
-
-
-def apply_rule(call: Call, rules: Rules) -> Effect:
-    """The effect of a call; of an operator that no rule knows, everything is read and the result is live."""
-    if is_selection(call.node):
-        source, index = call.node.args
-        assert isinstance(source, Node)
-        return Effect(call.supports(source)[index], flows=(source,))  # type: ignore[index]
-    if _is_empty(call.node.meta.get("val")):
-        return Effect(zero(len(call.result_shape)))
-    rule = rules.get(call.node.target)
-    if rule is None:
-        return call.live(fixed=call.operands)
-    return _without_unknown_places(call, _without_lost_zeros(rule(call)))
-
-
-def _is_empty(value: object) -> bool:
-    """Whether a result is a tensor without entries (no registers, say), whatever the inputs: each of them is zero."""
-    return isinstance(value, torch.Tensor) and any(isinstance(size, int) and size == 0 for size in value.shape)
-
-
-def _without_lost_zeros(effect: Effect) -> Effect:
-    """The effect of a function that loses zeros loses those of padding, too."""
-    if effect.keeps_zero:
-        return effect
-    if isinstance(effect.result, tuple):
-        return replace(effect, result=tuple(_zeros_as_live(support) for support in effect.result))
-    return replace(effect, result=_zeros_as_live(effect.result))
-
-
-def _zeros_as_live(support: Support) -> Support:
-    return np.where(support == ZERO, LIVE, support)
-
-
-def _without_unknown_places(call: Call, effect: Effect) -> Effect:
-    """The effect; if features lay along a dimension of unknown size, that of an operator that no rule knows.
-
-    Which entry of such a dimension holds a feature would depend on the data.
-    """
-    value = call.node.meta.get("val")
-    values = value if isinstance(value, tuple | list) else [value]
-    supports = effect.result if isinstance(effect.result, tuple) else [effect.result]
-    if not any(varies(s, d) for v, s in zip(values, supports, strict=False) for d in unknown_dimensions(v)):
-        return effect
-    read = tuple(node for node in call.operands if not call.is_weight(node))
-    whole = tuple(Use(use.argument) for use in effect.uses)
-    return call.live(reads=read, uses=whole, per_task=effect.per_task)
 
 
 def _as_open(effect: Effect) -> Effect:

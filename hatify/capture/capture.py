@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,8 @@ from hatify.capture.program import graph_of, has_infinite_entries
 from hatify.capture.signature import CallSignature, canonical_arguments, forward_signature
 from hatify.capture.sizes import fixed_size
 from hatify.errors import CaptureWarning, warn
+
+_ONE_AT_A_TIME = threading.RLock()  # what is set aside while a model is traced is the whole process's
 
 
 @dataclass(frozen=True)
@@ -54,28 +58,45 @@ def capture(model: nn.Module, arguments: Arguments) -> Capture:
         InputError: the model fails on the example inputs.
         CaptureError: the model cannot be one graph; names the submodule and the line.
     """
-    signature = forward_signature(model.forward)
-    arguments = canonical_arguments(signature, *arguments)
-    traces = trace(model, arguments, export)
-    warn_of_lost_training(model, traces)
-    warn_of_chance(model, traces)
-    warn_of_own_derivatives(model, arguments)
+    with _ONE_AT_A_TIME:
+        signature = forward_signature(model.forward)
+        arguments = canonical_arguments(signature, *arguments)
+        traces = trace(model, arguments, export)
+        warn_of_lost_training(model, traces)
+        warn_of_chance(model, traces)
+        warn_of_own_derivatives(model, arguments)
+        return _merged(traces, signature, arguments)
+
+
+def _merged(traces: Traces, signature: inspect.Signature, arguments: Arguments) -> Capture:
+    """What both traces do, in one graph."""
     train, evaluation, constants = _graphs(traces)
     lasting_state = _changed_buffers(evaluation)
-    shapes = _shape_patterns(train, evaluation)
-    _warn_of_fixed_batch(shapes)
-    decisions = _decisions(traces, train, evaluation)
-    in_train, in_eval = (_outputs(program) for program in (traces.train, traces.evaluation))
-    graph = merge_modes(train, evaluation, same_outputs=in_train == in_eval)
+    call_signature = _call_signature(traces, train, evaluation, signature, arguments)
+    _warn_of_fixed_batch(call_signature.shapes)
+    graph = merge_modes(train, evaluation, same_outputs=call_signature.eval_outputs is None)
     run_leaves(graph, traces.leaves, constants)
     _make_portable(graph)
-    flat, inputs = pytree.tree_flatten(arguments)
-    for placeholder, value in zip(graph.find_nodes(op="placeholder"), flat, strict=True):
+    for placeholder, value in zip(graph.find_nodes(op="placeholder"), pytree.tree_leaves(arguments), strict=True):
         placeholder.meta["infinite"] = has_infinite_entries(value)
-    fixed = tuple(None if isinstance(value, torch.Tensor) else value for value in flat)
-    eval_outputs = None if in_train == in_eval else in_eval
-    call_signature = CallSignature(signature, inputs, in_train, shapes, fixed, decisions, eval_outputs)
     return Capture(graph, call_signature, constants, lasting_state)
+
+
+def _call_signature(
+    traces: Traces, train: Graph, evaluation: Graph, signature: inspect.Signature, arguments: Arguments
+) -> CallSignature:
+    """The model's calling convention. train, evaluation: the graphs of both traces."""
+    flat, inputs = pytree.tree_flatten(arguments)
+    outputs, eval_outputs = _outputs(traces.train), _outputs(traces.evaluation)
+    return CallSignature(
+        signature=signature,
+        inputs=inputs,
+        outputs=outputs,
+        shapes=_shape_patterns(train, evaluation),
+        constants=tuple(None if isinstance(value, torch.Tensor) else value for value in flat),
+        decisions=_decisions(traces, train, evaluation),
+        eval_outputs=None if eval_outputs == outputs else eval_outputs,
+    )
 
 
 def _decisions(traces: Traces, train: Graph, evaluation: Graph) -> tuple[Decision, ...]:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.fx import Graph
 
+from hatify.names import numbered
+
 
 def share_constants(constants: dict[str, Any], eval_graph: Graph, eval_constants: dict[str, Any]) -> None:
     """Add eval mode's constants to those of train mode: what is equal is one, and all have names of their own."""
@@ -14,9 +16,9 @@ def share_constants(constants: dict[str, Any], eval_graph: Graph, eval_constants
         value = eval_constants[str(node.target)]
         own_name_first = sorted(constants, key=lambda name: name != node.target)
         equal = (name for name in own_name_first if is_equal(value, constants[name]))
-        taken = {*constants, *eval_constants}
-        unused = (name for i in range(len(taken) + 1) if (name := f"{node.target}_{i}") not in taken)
-        name = next(equal, None) or (next(unused) if node.target in constants else str(node.target))
+        taken = {*constants, *(eval_constants.keys() - {node.target})}
+        unused = (name for name in numbered(str(node.target), "_") if name not in taken)
+        name = next(equal, None) or next(unused)
         constants[name] = value
         node.target = node.meta["name"] = name
 

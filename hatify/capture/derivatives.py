@@ -15,8 +15,8 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from hatify.capture.failures import check_runs
 from hatify.capture.inputs import Arguments
-from hatify.capture.ladder import check_runs
 from hatify.capture.running import called, left_as_it_was
 from hatify.errors import CaptureWarning, warn
 

@@ -10,23 +10,19 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from hatify.capture.frames import is_of_pytorch, module_paths, owner, place
+from hatify.capture.failures import check_runs, culprit, explanation, first_line, where
 from hatify.capture.inputs import Arguments
 from hatify.capture.opaque import OpaqueLeaf, make_leaf, traced_as_leaves
 from hatify.capture.randomness import find_drawers
-from hatify.capture.running import in_mode, run_once
+from hatify.capture.running import in_mode
 from hatify.capture.sizes import batch_sizes, find_makers_of_numbers
-from hatify.errors import CaptureError, CaptureWarning, InputError, warn
+from hatify.errors import CaptureError, CaptureWarning, warn
 
 Export = Callable[[nn.Module, Arguments], ExportedProgram]
 
@@ -156,9 +152,9 @@ def _is_fixed_by_train_mode(traces: Traces) -> bool:
 def _step_down(model: nn.Module, arguments: Arguments, attempt: _Attempt, training: bool, error: Exception) -> None:
     """The next rung for the submodule that could not be traced."""
     check_runs(model, arguments)
-    path = _culprit(model, error)
+    path = culprit(model, error)
     module = model.get_submodule(path)
-    reason = f"{type(error).__name__}: {_first_line(error)}, {_where(model, error)}"
+    reason = f"{type(error).__name__}: {first_line(error)}, {where(model, error)}"
     if training and path not in attempt.eval_only and any(True for _ in module.children()):
         attempt.eval_only.append(path)
         return
@@ -168,7 +164,7 @@ def _step_down(model: nn.Module, arguments: Arguments, attempt: _Attempt, traini
         if leaf is None:
             path = path.rpartition(".")[0]
     if leaf is None:
-        raise CaptureError(_explain(model, error)) from error
+        raise CaptureError(explanation(model, error)) from error
     attempt.leaves[path] = leaf
     attempt.eval_only = [other for other in attempt.eval_only if not f"{other}.".startswith(f"{path}.")]
     _warn(
@@ -210,67 +206,3 @@ def _share(model: nn.Module, path: str) -> float:
 
 def _warn(message: str) -> None:
     warn(message, CaptureWarning)
-
-
-def check_runs(model: nn.Module, arguments: Arguments) -> None:
-    """Tell example inputs that do not fit from a model that cannot be captured.
-
-    Raises:
-        InputError: they do not fit.
-    """
-    try:
-        run_once(model, arguments)
-    except Exception as error:
-        raise InputError(
-            f"the model fails on the example inputs {_shapes(*arguments)}: "
-            f"{type(error).__name__}: {_first_line(error)} ({_where(model, error)})"
-        ) from error
-
-
-def _explain(model: nn.Module, error: Exception) -> str:
-    return (
-        f"cannot capture {type(model).__name__} as one graph: {type(error).__name__}: {_first_line(error)} "
-        f"({_where(model, error)}). {_advice(error)}"
-    )
-
-
-def _advice(error: Exception) -> str:
-    if "register a pytree" in str(error):
-        return (
-            "Return tensors, or tuples, lists and dicts of them, or register a class of your own "
-            "(torch.export.register_dataclass); caches of transformers go with config.use_cache = False"
-        )
-    return (
-        "Control flow there must not depend on the values of tensors: make it arithmetic (torch.where), or move it "
-        "into a submodule of its own, which is then called as it is"
-    )
-
-
-def _culprit(model: nn.Module, error: BaseException) -> str:
-    """The path of the innermost submodule that the error went through."""
-    paths = module_paths(model)
-    owners = [owner(frame, paths) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return next((path for path in reversed(owners) if path is not None), "")
-
-
-def _where(model: nn.Module, error: BaseException) -> str:
-    """The innermost submodule and the innermost line outside PyTorch that the error went through."""
-    path = _culprit(model, error)
-    line = ""
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        file = Path(frame.f_code.co_filename)
-        if not is_of_pytorch(frame) and file.parent != Path(__file__).parent and file.is_file():
-            line = place(frame, number)
-    return f"in {path or 'the model'}, {type(model.get_submodule(path)).__name__}, {line or 'inside PyTorch'}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-
-
-def _shapes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    def shape(value: Any) -> Any:
-        return tuple(value.shape) if isinstance(value, torch.Tensor) else value
-
-    described = [str(shape(v)) for v in args] + [f"{k}={shape(v)}" for k, v in kwargs.items()]
-    return ", ".join(described)

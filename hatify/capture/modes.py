@@ -6,29 +6,28 @@ chosen by the flag `training`, which is read from the converted module. So each 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate, map_arg
 
 from hatify.capture.calls import is_tensor
 from hatify.capture.mutations import follow_mutations, mutates
+from hatify.capture.pairing import (
+    DROPOUTS,
+    Pair,
+    arguments_beside,
+    before_dropout,
+    kind_of_tensor,
+    paired_calls,
+    paired_inputs,
+    spelled_out,
+    without_flags,
+)
 
 aten = torch.ops.aten
-
-Pair = tuple[Node | None, Node | None]  # a call in train mode, the same call in eval mode; None where there is none
-
-DROPOUTS: set[Any] = {
-    aten.dropout.default,
-    aten.feature_dropout.default,
-    aten.alpha_dropout.default,
-    aten.feature_alpha_dropout.default,
-}
 
 # Norms move their running statistics in train mode, which the schemas of these operators do not say.
 NORMS: dict[Any, int] = {aten.batch_norm.default: 5, aten.instance_norm.default: 5}
@@ -64,7 +63,7 @@ def merge_modes(train: Graph, evaluation: Graph, same_outputs: bool) -> Graph:
     Raises:
         CaptureError: see `follow_mutations`.
     """
-    pairs = _pairs(train, evaluation)
+    pairs = paired_calls(train, evaluation)
     if same_outputs and _differ_in_flags_only(train, evaluation, pairs):
         _set_flags(train, pairs)
         follow_mutations(train)
@@ -74,84 +73,17 @@ def merge_modes(train: Graph, evaluation: Graph, same_outputs: bool) -> Graph:
     return _Merge(train, evaluation, same_outputs).graph
 
 
-def _pairs(train: Graph, evaluation: Graph) -> list[Pair]:
-    """The calls of both graphs in one order: those that both make, as a pair, between those that only one makes."""
-    ours, theirs = _calls(train), _calls(evaluation)
-    blocks = SequenceMatcher(
-        None, [_kind(n) for n in ours], [_kind(n) for n in theirs], autojunk=False
-    ).get_matching_blocks()
-    pairs: list[Pair] = []
-    i = j = 0
-    for start, other_start, size in blocks:
-        pairs += [(node, None) for node in ours[i:start]]
-        pairs += [(None, node) for node in theirs[j:other_start]]
-        i, j = start + size, other_start + size
-        pairs += zip(ours[start:i], theirs[other_start:j], strict=True)
-    return pairs
-
-
-def _calls(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes if node.op == "call_function"]
-
-
-def _kind(node: Node) -> Hashable:
-    """What must be alike in two calls that can be one: all but operands that are computed, and flags."""
-    result = _kind_of_result(node.meta.get("val"))
-    given = _spelled_out(node, None)
-    if node.target in DROPOUTS:
-        given = (_before_dropout(given[0]), *given[1:])
-    arguments = map_aggregate((given, node.kwargs), _kind_of_argument)
-    return str(node.target), node.meta.get("module_path"), result, repr(arguments)
-
-
-def _kind_of_result(value: Any) -> Hashable:
-    if isinstance(value, list | tuple):
-        return tuple(map(_kind_of_result, value))
-    return _kind_of_tensor(value) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _kind_of_tensor(value: Tensor) -> Hashable:
-    """Type and shape in the example; where train mode leaves tokens out, what follows is another call in eval mode."""
-    return value.dtype, tuple(map(_in_the_example, value.shape))
-
-
-def _in_the_example(size: int | torch.SymInt) -> Hashable:
-    """A size; None for one that only the data tells."""
-    if isinstance(size, int):
-        return size
-    return size.node.hint if size.node.has_hint() else None
-
-
-def _spelled_out(node: Node, count: int | None) -> tuple[Any, ...]:
-    """The positional arguments of a call with `count` of them; None: with all that have defaults."""
-    if not isinstance(node.target, OpOverload):
-        return node.args
-    positional = [a for a in node.target._schema.arguments if not a.kwarg_only and a.name not in node.kwargs]
-    return (*node.args, *(a.default_value for a in positional[len(node.args) : count]))
-
-
-def _arguments(node: Node, other: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A call's arguments, with the defaults that the same call in the other mode spells out."""
-    return _spelled_out(node, max(len(node.args), len(other.args))), dict(node.kwargs)
-
-
-def _kind_of_argument(argument: Any) -> Any:
-    if isinstance(argument, Node):
-        return str(argument.target) if argument.op == "get_attr" else "computed"
-    return _without_flags(argument)
-
-
 def _differ_in_flags_only(train: Graph, evaluation: Graph, pairs: Sequence[Pair]) -> bool:
     if any(ours is None or theirs is None for ours, theirs in pairs):
         return False
-    same: dict[Node, Node] = dict(_inputs(train, evaluation))
+    same: dict[Node, Node] = dict(paired_inputs(train, evaluation))
     same |= {ours: theirs for ours, theirs in pairs}  # type: ignore[misc]
 
     def arguments(node: Node, others: dict[Node, Node], with_flags: bool) -> str:
         named = map_arg(
-            (_spelled_out(node, None), node.kwargs), lambda n: str(n.target) if n.op == "get_attr" else others[n].name
+            (spelled_out(node, None), node.kwargs), lambda n: str(n.target) if n.op == "get_attr" else others[n].name
         )
-        return repr(named if with_flags else map_aggregate(named, _without_flags))
+        return repr(named if with_flags else map_aggregate(named, without_flags))
 
     itself = {node: node for node in evaluation.nodes}
     outputs = train.output_node(), evaluation.output_node()
@@ -161,10 +93,6 @@ def _differ_in_flags_only(train: Graph, evaluation: Graph, pairs: Sequence[Pair]
     )
 
 
-def _without_flags(argument: Any) -> Any:
-    return "flag" if isinstance(argument, bool | float) else argument
-
-
 def _set_flags(graph: Graph, pairs: Sequence[Pair]) -> None:
     """Let the flags that differ follow the mode."""
     with graph.inserting_before(next(iter(graph.nodes))):
@@ -172,7 +100,7 @@ def _set_flags(graph: Graph, pairs: Sequence[Pair]) -> None:
     for ours, theirs in pairs:
         assert ours is not None and theirs is not None
         with graph.inserting_before(ours):
-            ours.args, ours.kwargs = choice.of_constants(_arguments(ours, theirs), _arguments(theirs, ours))
+            ours.args, ours.kwargs = choice.of_constants(arguments_beside(ours, theirs), arguments_beside(theirs, ours))
     choice.finish()
 
 
@@ -226,11 +154,11 @@ class _Merge:
         self._train_only: set[Node] = set()
         self._eval_only: set[Node] = set()
         self._neutral: dict[Node, Node] = {}  # calls of train mode, and the values that they give in eval mode
-        for ours, theirs in _inputs(train, evaluation):
+        for ours, theirs in paired_inputs(train, evaluation):
             self._in_train[ours] = self._in_eval[theirs] = self.graph.node_copy(ours)
         self._choice = _Choice(self.graph)
         self._read(train, evaluation)
-        for mine, other in _pairs(train, evaluation):
+        for mine, other in paired_calls(train, evaluation):
             if mine is not None and other is not None:
                 self._do_in_both(mine, other)
             elif mine is not None:
@@ -250,7 +178,7 @@ class _Merge:
                 copies[node] = reads[name]
 
     def _do_in_both(self, ours: Node, theirs: Node) -> None:
-        arguments = self._either(_arguments(ours, theirs), _arguments(theirs, ours))
+        arguments = self._either(arguments_beside(ours, theirs), arguments_beside(theirs, ours))
         self._in_train[ours] = self._in_eval[theirs] = self._copy(ours, arguments)
 
     def _do_in_train(self, ours: Node) -> None:
@@ -299,7 +227,7 @@ class _Merge:
             return mine
         if _is_laid_out(other, mine, self._eval_only):
             return other
-        if isinstance(mine, Node) and _before_dropout(other) is mine:
+        if isinstance(mine, Node) and before_dropout(other) is mine:
             return mine
         return self._choice.between(mine, other)
 
@@ -311,7 +239,7 @@ class _Merge:
             return self._neutral[ours] is value
         if ours not in self._train_only or not is_tensor(ours) or not is_tensor(value):
             return False
-        if _kind_of_tensor(ours.meta["val"]) != _kind_of_tensor(value.meta["val"]):
+        if kind_of_tensor(ours.meta["val"]) != kind_of_tensor(value.meta["val"]):
             return False
         if ours.target in DROPOUTS:
             return ours.args[2] is True and self._reaches(ours.args[0], value)
@@ -354,15 +282,3 @@ def _is_laid_out(theirs: Any, value: Any, eval_only: set[Node]) -> bool:
         if theirs is value:
             return True
     return False
-
-
-def _before_dropout(value: Any) -> Any:
-    """A value, before dropouts that do nothing in eval mode: a trace reads there what they return, the value itself."""
-    while isinstance(value, Node) and value.target in DROPOUTS and value.args[2] is not True:
-        value = value.args[0]
-    return value
-
-
-def _inputs(train: Graph, evaluation: Graph) -> Iterator[tuple[Node, Node]]:
-    """The placeholders of both graphs, pair by pair."""
-    return zip(train.find_nodes(op="placeholder"), evaluation.find_nodes(op="placeholder"), strict=True)

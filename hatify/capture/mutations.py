@@ -87,18 +87,18 @@ def follow_mutations(graph: Graph, keep_in_place: bool = True) -> None:
 
 def _follow(graph: Graph, write: Node, keep_in_place: bool, outliving: dict[Node, Node]) -> None:
     """One write. outliving: collects the latest values of what outlives the graph, by the node that reads it."""
-    written = write.args[0]
-    assert isinstance(written, Node)
-    if write.target is aten.copy_.default and _is_same(written, write.args[1]):
-        return _replace(graph, write, written)
-    base = base_of(written)
+    operand = write.args[0]
+    assert isinstance(operand, Node)
+    if write.target is aten.copy_.default and _is_same(operand, write.args[1]):
+        return _replace(graph, write, operand)
+    base = base_of(operand)
     read = [node for node in _family(base) if node is not write and any(user > write for user in node.users)]
-    other_names = [node for node in read if node < write and node is not written]
+    other_names = [node for node in read if node < write and node is not operand]
     if keep_in_place and (base.op == "get_attr" or not other_names):
-        return _read_after(write, {written: write})
+        return _read_after(write, {operand: write})
     with graph.inserting_before(write):
         values = {base: _new_base(graph, write)}
-    for node in (written, *read):
+    for node in (operand, *read):
         with graph.inserting_before(max(node, write)):  # a view's bounds may be computed behind the write
             _renew(graph, node, values)
     with graph.inserting_before(write):
@@ -106,7 +106,7 @@ def _follow(graph: Graph, write: Node, keep_in_place: bool, outliving: dict[Node
         if original.op in ("get_attr", "placeholder"):
             outliving[original] = _renew(graph, outliving.get(original, base), values)
     _read_after(write, {node: values[node] for node in read})
-    _replace(graph, write, values[written])
+    _replace(graph, write, values[operand])
 
 
 def _new_base(graph: Graph, write: Node) -> Node:
@@ -128,22 +128,22 @@ def _new_base(graph: Graph, write: Node) -> Node:
 
 def _new_value(graph: Graph, write: Node) -> Node:
     """What an in-place operator leaves in its first operand, as a value of its own."""
-    written, *others = write.args
-    assert isinstance(written, Node) and isinstance(write.target, OpOverload)
+    operand, *others = write.args
+    assert isinstance(operand, Node) and isinstance(write.target, OpOverload)
     kind = write.target.overloadpacket
     if kind is aten.copy_ or write.target is aten.fill_.Tensor:
-        stored = _as_stored(graph, others[0], written, write)  # type: ignore[arg-type]
+        stored = _as_stored(graph, others[0], operand, write)  # type: ignore[arg-type]
         return call(graph, aten.clone.default, stored, like=write)  # the other tensor may change later on
     if kind is aten.zero_:
-        value = call(graph, aten.zeros_like.default, written, like=write)
+        value = call(graph, aten.zeros_like.default, operand, like=write)
     elif write.target is aten.fill_.Scalar:
-        value = call(graph, aten.full_like.default, written, others[0], like=write)
+        value = call(graph, aten.full_like.default, operand, others[0], like=write)
     elif (functional := _functional(write.target)) is not None:
         value = call(graph, functional, *write.args, like=write, **write.kwargs)
-    else:  # random numbers, say: written into a copy
-        copied = call(graph, aten.clone.default, written, like=write)
+    else:  # random numbers, say: operand into a copy
+        copied = call(graph, aten.clone.default, operand, like=write)
         value = call(graph, write.target, copied, *others, like=write, **write.kwargs)
-    return _as_stored(graph, value, written, write)
+    return _as_stored(graph, value, operand, write)
 
 
 def _as_stored(graph: Graph, value: Node, written: Node, write: Node) -> Node:

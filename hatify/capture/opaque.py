@@ -10,7 +10,6 @@ import copy
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,27 +18,8 @@ from torch._ops import HigherOrderOperator
 from torch.fx import Graph
 from torch.utils import _pytree as pytree
 
-from hatify.capture.inputs import Arguments, batch_dimensions
-from hatify.capture.running import run_once
-
-Size = int | tuple[int, int, int]  # a number, or a multiple of an operand's size: operand, dimension, factor
-
-
-@dataclass(frozen=True)
-class LeafCall:
-    """One call of a leaf. inputs, outputs: how its arguments and results flatten.
-
-    fixed, results: what it takes and gives, with a mark for each tensor. sizes, dtypes, devices: of each tensor
-    that it gives.
-    """
-
-    inputs: pytree.TreeSpec
-    fixed: tuple[Any, ...]
-    outputs: pytree.TreeSpec
-    results: tuple[Any, ...]
-    sizes: tuple[tuple[Size, ...], ...]
-    dtypes: tuple[torch.dtype, ...]
-    devices: tuple[torch.device, ...]
+from hatify.capture.inputs import Arguments
+from hatify.capture.leaf_calls import LeafCall, Size, calls_of, filled
 
 
 class OpaqueLeaf(nn.Module):
@@ -61,7 +41,7 @@ class OpaqueLeaf(nn.Module):
         call = self.calls[number]
         (module,) = self._skeleton
         module.train(self.training)
-        args, kwargs = pytree.tree_unflatten(_filled(call.fixed, operands), call.inputs)
+        args, kwargs = pytree.tree_unflatten(filled(call.fixed, operands), call.inputs)
         names = (*self.parameter_names, *self.buffer_names)
         used = dict(zip(names, state, strict=True))
         flat = pytree.tree_leaves(torch.func.functional_call(module, used, args, kwargs))
@@ -134,31 +114,17 @@ def _trace(path: str, module: nn.Module, counter: list[int], *args: Any, **kwarg
     state = [functools.reduce(getattr, name.split("."), module) for name in names]
     results = torch.ops.hatify.opaque_leaf(operands, state, path, number)
     call = leaf.calls[number]
-    return pytree.tree_unflatten(_filled(call.results, results), call.outputs)
+    return pytree.tree_unflatten(filled(call.results, results), call.outputs)
 
 
 def make_leaf(model: nn.Module, path: str, arguments: Arguments) -> OpaqueLeaf | None:
     """The submodule at `path` as a leaf, with what it does when `model` is called with `arguments`.
 
-    None: it writes into its inputs, or its outputs have sizes that do not follow from those of its inputs, or forward
-    takes no batch of another size.
+    None: its calls cannot be told for batches of any size, see `calls_of`.
     """
     module = model.get_submodule(path)
-    for of_the_batch_only in (False, True):
-        try:
-            calls = _calls(model, module, arguments, _one_more(arguments, of_the_batch_only))
-        except Exception:  # each image of a list would get another channel, or a graph's edges a third end, say
-            continue
-        return None if calls is None else OpaqueLeaf(module, calls)
-    return None
-
-
-def _calls(model: nn.Module, module: nn.Module, arguments: Arguments, longer: Arguments) -> list[LeafCall] | None:
-    one, other = (_record(model, module, batch) for batch in (arguments, longer))
-    if len(one) != len(other) or not one:
-        return None
-    calls = [_describe(*pair) for pair in zip(one, other, strict=True)]
-    return None if None in calls else [call for call in calls if call is not None]
+    calls = calls_of(model, module, arguments)
+    return None if calls is None else OpaqueLeaf(module, calls)
 
 
 def run_leaves(graph: Graph, leaves: dict[str, OpaqueLeaf], constants: dict[str, Any]) -> None:
@@ -174,115 +140,6 @@ def run_leaves(graph: Graph, leaves: dict[str, OpaqueLeaf], constants: dict[str,
         run.meta = dict(node.meta)
         node.replace_all_uses_with(run)
         graph.erase_node(node)
-
-
-@dataclass
-class _Recorded:
-    inputs: list[Any]
-    input_spec: pytree.TreeSpec
-    outputs: list[Any]
-    output_spec: pytree.TreeSpec
-    writes: bool
-
-
-def _record(model: nn.Module, module: nn.Module, arguments: Arguments) -> list[_Recorded]:
-    calls: list[_Recorded] = []
-    versions: list[list[int]] = []
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        versions.append([v._version for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor)])
-
-    def after(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-        inputs, input_spec = pytree.tree_flatten((args, kwargs))
-        outputs, output_spec = pytree.tree_flatten(result)
-        writes = [v._version for v in inputs if isinstance(v, Tensor)] != versions.pop()
-        calls.append(_Recorded(inputs, input_spec, outputs, output_spec, writes))
-
-    hooks = [
-        module.register_forward_pre_hook(before, with_kwargs=True),
-        module.register_forward_hook(after, with_kwargs=True),
-    ]
-    try:
-        run_once(model, arguments)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
-
-
-def _one_more(arguments: Arguments, of_the_batch_only: bool) -> Arguments:
-    """The same call with one more example in the batch.
-
-    of_the_batch_only: not of tensors whose first dimension has another size than the first argument's.
-    """
-    dimensions = batch_dimensions(arguments)
-    first = next((v.shape[0] for v in pytree.tree_leaves(arguments) if isinstance(v, Tensor) and v.dim()), None)
-
-    def longer(value: Any, dimension: int | None) -> Any:
-        if dimension is None or (of_the_batch_only and value.shape[dimension] != first):
-            return value
-        return torch.cat([value, value.narrow(dimension, 0, 1)], dimension)
-
-    args, kwargs = pytree.tree_map(longer, arguments, dimensions)
-    return args, kwargs
-
-
-def _describe(one: _Recorded, other: _Recorded) -> LeafCall | None:
-    if one.writes or one.input_spec != other.input_spec or one.output_spec != other.output_spec:
-        return None
-    operands = list(zip(_tensors(one.inputs), _tensors(other.inputs), strict=True))
-    results = list(zip(_tensors(one.outputs), _tensors(other.outputs), strict=True))
-    if any(a.dim() != b.dim() for a, b in results):
-        return None
-    sizes = [[_size(operands, *extents) for extents in zip(a.shape, b.shape, strict=True)] for a, b in results]
-    if any(size is None for shape in sizes for size in shape):
-        return None
-    return LeafCall(
-        one.input_spec,
-        _fixed(one.inputs),
-        one.output_spec,
-        _fixed(one.outputs),
-        tuple(tuple(size for size in shape if size is not None) for shape in sizes),
-        tuple(a.dtype for a, _ in results),
-        tuple(a.device for a, _ in results),
-    )
-
-
-def _size(operands: Sequence[tuple[Tensor, Tensor]], one: int, other: int) -> Size | None:
-    """A result's size in two calls, explained: a constant, or a multiple of an operand's size."""
-    if one == other:
-        return one
-    for position, (a, b) in enumerate(operands):
-        for dimension, (size, larger) in enumerate(zip(a.shape, b.shape, strict=True)):
-            if size != larger and one % size == 0 and one * larger == other * size:
-                return position, dimension, one // size
-    return None
-
-
-def _tensors(values: Sequence[Any]) -> list[Tensor]:
-    return [value for value in values if isinstance(value, Tensor)]
-
-
-def _fixed(values: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(TENSOR if isinstance(value, Tensor) else value for value in values)
-
-
-class TensorMark:
-    """Stands where a tensor does."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> TensorMark:
-        return self
-
-    def __reduce__(self) -> str:
-        return "TENSOR"
-
-
-TENSOR = TensorMark()
-
-
-def _filled(values: Sequence[Any], tensors: Sequence[Tensor]) -> list[Any]:
-    remaining = iter(tensors)
-    return [next(remaining) if value is TENSOR else value for value in values]
 
 
 def _without_tensors(module: nn.Module) -> nn.Module:

@@ -17,11 +17,28 @@ from hatify.errors import CaptureError
 
 
 def graph_of(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
-    """The program's graph with parameters and buffers read by `get_attr` instead of passed as inputs; its constants."""
+    """The program's graph with parameters and buffers read by `get_attr` instead of passed as inputs; its constants.
+
+    Raises:
+        CaptureError: forward replaces state that the model holds.
+    """
+    replaced = [s.target for s in program.graph_signature.output_specs if s.kind is not OutputKind.USER_OUTPUT]
+    if replaced:
+        raise CaptureError(f"forward replaces {replaced}, which is state that a captured graph cannot keep")
+    graph, constants = _reading_by_name(program)
+    inline_regions(graph, constants)
+    return_outputs(graph)
+    drop_counters(graph)
+    _count_as_buffers(graph)
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+    return graph, constants
+
+
+def _reading_by_name(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
+    """A copy of the graph whose inputs are the user's alone, and the constants that it reads."""
     inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    if any(spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
-        mutated = [s.target for s in program.graph_signature.output_specs if s.kind is not OutputKind.USER_OUTPUT]
-        raise CaptureError(f"forward replaces {mutated}, which is state that a captured graph cannot keep")
     constants: dict[str, Any] = {}
     graph = Graph()
     copies: dict[Node, Node] = {}
@@ -45,13 +62,6 @@ def graph_of(program: ExportedProgram) -> tuple[Graph, dict[str, Any]]:
         else:
             copies[node] = graph.node_copy(node, copies.__getitem__)
             copies[node].meta["module_path"] = _module_path(node)
-    inline_regions(graph, constants)
-    return_outputs(graph)
-    drop_counters(graph)
-    _count_as_buffers(graph)
-    for node in list(graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            graph.erase_node(node)
     return graph, constants
 
 

@@ -15,6 +15,7 @@ from torch._higher_order_ops.wrap import wrap_with_autocast, wrap_with_set_grad_
 from torch.fx import Graph, GraphModule, Node
 
 from hatify.capture.calls import call, is_tensor, switch_autocast_back, switch_autocast_off
+from hatify.names import numbered
 
 aten = torch.ops.aten
 
@@ -68,8 +69,8 @@ def _drop(graph: Graph, body: Any, constants: dict[str, Any]) -> None:
 
 
 def _copied_constant(graph: Graph, node: Node, module: GraphModule, constants: dict[str, Any]) -> Node:
-    taken = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
-    name = next(name for i in range(len(taken) + 1) if (name := f"{node.target}_{i}") not in taken)
+    taken = {*constants, *(str(n.target) for n in graph.nodes if n.op == "get_attr")}
+    name = next(name for name in numbered(str(node.target), "_") if name not in taken)
     constants[name] = getattr(module, str(node.target))
     constant = graph.create_node("get_attr", name)
     constant.meta = dict(node.meta, role="constant", name=name)

@@ -77,10 +77,9 @@ def train(
     with _progress() as bar, warnings_in_one_line():
         steps = bar.add_task("", total=num_steps(examples, settings), loss=float("nan"))
         train_task(net, task, examples, settings, lambda loss: bar.update(steps, advance=1, loss=loss))
-    share = accuracy(net, task, tested, batch_size)
-    save(net, target)
-    _report(net, task, share, as_json)
+    save(net, target)  # first: examples to test with may not fit
     note(f"wrote {target}")
+    _report(net, task, accuracy(net, task, tested, batch_size), as_json)
 
 
 def _move(net: HATModule, device: str) -> None:

@@ -20,8 +20,8 @@ from torch.fx.node import map_arg
 from hatify.analysis.sizes import concrete
 from hatify.capture.mutations import mutates
 from hatify.capture.views import base_of
-from hatify.extraction.families.registry import family_of
 from hatify.extraction.plain import PlainGraph
+from hatify.extraction.registry import family_of
 
 aten = torch.ops.aten
 

@@ -14,11 +14,13 @@ from torch.fx.node import map_arg
 
 from hatify.capture.calls import is_level
 from hatify.capture.constants import is_equal
-from hatify.capture.modes import DROPOUTS, when_training
+from hatify.capture.modes import when_training
 from hatify.capture.mutations import mutates
+from hatify.capture.pairing import DROPOUTS
 from hatify.capture.views import base_of
 from hatify.errors import ExtractionError
 from hatify.extraction.operators import BY_ENTRY, PLAIN, PRODUCTS, SUMS
+from hatify.names import numbered
 from hatify.rewriting.calls import Slot
 from hatify.rewriting.layers import HATLayer, for_each_example, gate, read
 from hatify.rewriting.vectors import MaskedVectors
@@ -251,8 +253,7 @@ class _Repeated:
 
 def _unused_name(net: GraphModule) -> str:
     """Where tensors go that are none of the network's own."""
-    names = ("constants", *(f"constants_{number}" for number in range(2, len(net._modules) + len(net._parameters) + 3)))
-    return next(name for name in names if not hasattr(net, name))
+    return next(name for name in numbered("constants", "_") if not hasattr(net, name))
 
 
 def _leave_out_empty_vectors(joining: Node) -> None:
@@ -274,7 +275,4 @@ def _acts(node: Node) -> bool:
 
 def name_for(tensors: Mapping[str, Tensor], name: str, value: Tensor) -> str:
     """The name under which a tensor is held, or can be: another tensor that has the name keeps it."""
-    number, unique = 1, name
-    while unique in tensors and not is_equal(tensors[unique], value):
-        number, unique = number + 1, f"{name}_{number + 1}"
-    return unique
+    return next(each for each in numbered(name, "_") if each not in tensors or is_equal(tensors[each], value))

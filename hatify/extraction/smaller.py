@@ -14,8 +14,8 @@ from torch.fx.node import map_arg
 from hatify.analysis.sizes import concrete
 from hatify.errors import ExtractionError
 from hatify.extraction.channels import UNLABELLED, Channels, Track
-from hatify.extraction.families.registry import family_of
 from hatify.extraction.plain import PlainGraph, name_for
+from hatify.extraction.registry import family_of
 
 aten = torch.ops.aten
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 from avalanche.core import SupervisedPlugin
 
-from hatify.frameworks.network import abandon, the_network_in
-from hatify.runtime.learning import LearningTask
+from hatify.frameworks.network import LearnBlock, the_network_in
 
 
 class HATPlugin(SupervisedPlugin[Any]):
@@ -24,34 +22,30 @@ class HATPlugin(SupervisedPlugin[Any]):
     def __init__(self, regularization: float = 0.75) -> None:
         super().__init__()
         self.regularization = regularization
-        self._stack = ExitStack()
-        self._task: LearningTask | None = None
+        self._block = LearnBlock()
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.abandon()
         net = the_network_in(strategy.model)
         task_id = strategy.experience.task_label
         net.set_task(task_id)
         steps = strategy.train_epochs * len(strategy.dataloader)
-        self._task = self._stack.enter_context(net.learn(task_id, steps=steps))
+        self._block.enter(net, task_id, steps)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        assert self._task is not None
-        strategy.loss += self.regularization * self._task.regularization()
+        assert self._block.task is not None
+        strategy.loss += self.regularization * self._block.task.regularization()
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self._task = None
-        self._stack.close()
+        self._block.leave()
 
     def abandon(self) -> None:
         """Leave a task whose training was interrupted; it is not trained, and training goes on with it."""
-        self._task = None
-        abandon(self._stack)
+        self._block.abandon()
 
     def before_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         the_network_in(strategy.model).set_task(strategy.experience.task_label)
 
     def after_eval_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Go on with the task that is trained, if evaluation was in its midst."""
-        if self._task is not None:
-            the_network_in(strategy.model).set_task(self._task.task_id)
+        if self._block.task is not None:
+            the_network_in(strategy.model).set_task(self._block.task.task_id)

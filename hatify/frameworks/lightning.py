@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from hatify.errors import TrainingError
-from hatify.frameworks.network import the_network_in
-from hatify.runtime.learning import LearningTask
+from hatify.frameworks.network import LearnBlock, the_network_in
 
 
 class HATCallback(Callback):
@@ -25,8 +22,7 @@ class HATCallback(Callback):
     def __init__(self, task_id: int, regularization: float = 0.75) -> None:
         self.task_id = task_id
         self.regularization = regularization
-        self._stack = ExitStack()
-        self._task: LearningTask | None = None
+        self._block = LearnBlock()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         the_network_in(pl_module).set_task(self.task_id)
@@ -41,21 +37,19 @@ class HATCallback(Callback):
             raise TrainingError("the masks' schedule needs an end: give the Trainer max_epochs or max_steps")
         net = the_network_in(pl_module)
         net.train()  # Lightning leaves modes as they are, and in eval mode masks are binary and do not learn
-        self._task = self._stack.enter_context(net.learn(self.task_id, steps=int(steps)))
+        self._block.enter(net, self.task_id, int(steps))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Add the regularizer's gradient, in the proportion and at the scale in which the loss's comes."""
-        if self._task is not None and self.regularization:
+        if self._block.task is not None and self.regularization:
             weight = self.regularization / trainer.accumulate_grad_batches
             scaler = getattr(trainer.precision_plugin, "scaler", None)
-            penalty = weight * self._task.regularization()
+            penalty = weight * self._block.task.regularization()
             (penalty if scaler is None else scaler.scale(penalty)).backward()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._task = None
-        self._stack.close()
+        self._block.leave()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """An interrupted task is not trained; `fit` goes on with it."""
-        self._task = None
-        self._stack.__exit__(type(exception), exception, exception.__traceback__)
+        self._block.abandon(exception)

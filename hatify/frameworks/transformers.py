@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hatify.frameworks.network import abandon, the_network_in
-from hatify.runtime.learning import LearningTask
+from hatify.frameworks.network import LearnBlock, the_network_in
 
 
 class HATCallback(TrainerCallback):
@@ -24,8 +22,7 @@ class HATCallback(TrainerCallback):
     def __init__(self, task_id: int, regularization: float = 0.75) -> None:
         self.task_id = task_id
         self.regularization = regularization
-        self._stack = ExitStack()
-        self._task: LearningTask | None = None
+        self._block = LearnBlock()
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         the_network_in(kwargs["model"]).set_task(self.task_id)
@@ -33,16 +30,15 @@ class HATCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.abandon()
         net = the_network_in(kwargs["model"])
         net.set_task(self.task_id)
-        self._task = self._stack.enter_context(net.learn(self.task_id, steps=state.max_steps))
+        self._block.enter(net, self.task_id, state.max_steps)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._task is not None and self.regularization:
-            penalty = self.regularization * self._task.regularization()
+        if self._block.task is not None and self.regularization:
+            penalty = self.regularization * self._block.task.regularization()
             scaler = getattr(kwargs.get("optimizer"), "scaler", None)
             if scaler is not None and args.max_grad_norm <= 0:  # in float16 the loss's scale stays until clipping
                 penalty = scaler.scale(penalty)
@@ -51,10 +47,8 @@ class HATCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._task = None
-        self._stack.close()
+        self._block.leave()
 
     def abandon(self) -> None:
         """Leave a task whose training was interrupted; it is not trained, and training goes on with it."""
-        self._task = None
-        abandon(self._stack)
+        self._block.abandon()

@@ -131,8 +131,7 @@ def _carriers(net: GraphModule, group: str, features: FeatureNames) -> Iterator[
 
 def _multiplied(call: OperatorCall, position: int) -> Iterator[str]:
     """What one of a call's masks is multiplied with."""
-    values = [*call.args, *(value for _, value in call.kwargs)]
-    slots = [slot for value in values for slot in (value if isinstance(value, list) else [value])]
+    slots = [slot for value in call.arguments for slot in (value if isinstance(value, list) else [value])]
     for slot in slots:
         if isinstance(slot, Slot) and any(mask == position for mask, _ in slot.masks):
             yield slot.attribute or ("an input" if slot.operand is not None else "in place of a weight")

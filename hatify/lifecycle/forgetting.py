@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatify.blueprint import Blueprint
 from hatify.errors import InputError
 from hatify.lifecycle.initial_values import Initialization, drawn_anew
 from hatify.masks.registry import MaskGroup, MaskRegistry
@@ -51,12 +50,14 @@ def forget(
     net: nn.Module,
     ownership: Ownership,
     registry: MaskRegistry,
-    blueprint: Blueprint,
+    heads: Sequence[str],
+    initialization: Initialization,
     tasks: Sequence[int],
+    *,
     seed: int | None,
     dry_run: bool,
 ) -> ForgetReport:
-    """Make tasks as if they had never been trained; see `HATModule.forget`."""
+    """Make tasks as if they had never been trained; see `HATModule.forget`. heads: paths of each task's own head."""
     kept = [task for task in registry.begun if task not in tasks]
     shared = ownership.shared()
     used = {task: ownership.used(task, shared) for task in (*tasks, *kept)}
@@ -66,23 +67,27 @@ def forget(
     if not dry_run:
         named = dict(net.named_parameters(remove_duplicate=False))
         with seeded(seed):
-            draw_anew(named, entries, blueprint.initialization)
+            draw_anew(named, entries, initialization)
             for task in tasks:
-                _begin_anew(net, task, registry, blueprint, named)
+                registry.forget(task)
+                _begin_anew(net, task, heads, initialization, named)
     return report
 
 
 def _begin_anew(
-    net: nn.Module, task: int, registry: MaskRegistry, blueprint: Blueprint, named: Mapping[str, nn.Parameter]
+    net: nn.Module,
+    task: int,
+    heads: Sequence[str],
+    initialization: Initialization,
+    named: Mapping[str, nn.Parameter],
 ) -> None:
-    """What is a task's own is as a new task's. named: the network's parameters, by all their names."""
-    registry.forget(task)
+    """Let what is a task's own be as a new task's. named: the network's parameters, by all their names."""
     for layer in hat_layers(net):
         reset_task(layer, task)
-    for path in blueprint.heads:
+    for path in heads:
         head = net.get_submodule(path)
         if isinstance(head, HATLayer):
-            _draw_head_anew(head.per_task[task], path, named, blueprint.initialization)
+            _draw_head_anew(head.per_task[task], path, named, initialization)
 
 
 def unused_entries(parameters: Mapping[str, nn.Parameter], kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hatify.config import Initialization
+from hatify.config import EmbeddingInitialization
 
 
-def initial_embedding(num_features: int, num_tasks: int, init: Initialization) -> Tensor:
+def initial_embedding(num_features: int, num_tasks: int, init: EmbeddingInitialization) -> Tensor:
     """Embeddings [num_features] of a new task, see `HATConfig.init`."""
     if init == "dense":
         return torch.ones(num_features)

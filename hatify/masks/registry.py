@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hatify.config import Initialization
+from hatify.config import EmbeddingInitialization
 from hatify.errors import InputError, TaskError, TrainingError, TrainingWarning, warn
 from hatify.masks.initialization import initial_embedding
 from hatify.masks.locks import LockTable, Terms
 from hatify.masks.positions import PositionHolder
+from hatify.names import numbered
 
 __all__ = ["MaskGroup", "MaskRegistry"]
 
@@ -73,7 +74,7 @@ class MaskRegistry(PositionHolder):
         views: Mapping[str, Tensor],
         lock_rules: Mapping[str, Terms],
         num_tasks: int,
-        init: Initialization,
+        init: EmbeddingInitialization,
     ) -> None:
         super().__init__()
         self.init = init
@@ -140,7 +141,7 @@ class MaskRegistry(PositionHolder):
         return [getattr(getattr(self.embeddings, name), str(task_id)) for name in self._attributes]
 
     def check_is_whole(self, task_id: int) -> None:
-        """Whether this process has a task's embeddings, which FSDP leaves in pieces, in other memory, or not at all.
+        """Refuse a process that has not a task's embeddings: FSDP leaves them in pieces, in other memory, or nowhere.
 
         Raises:
             TrainingError: it has not.
@@ -255,7 +256,7 @@ class MaskRegistry(PositionHolder):
             )
 
     def check_extra_state(self, state: Tensor) -> None:
-        """Whether there is room for the tasks of a state, see `get_extra_state`.
+        """Refuse a state that has more tasks than there is room for, see `get_extra_state`.
 
         Raises:
             InputError: there is not, or it is an average of states that differ.
@@ -278,8 +279,5 @@ class MaskRegistry(PositionHolder):
 
 def _attribute_name(name: str, taken: nn.ModuleDict) -> str:
     """A group's name as an attribute: `layer1.0.conv1` becomes `layer1_0_conv1`."""
-    base = name.replace(".", "_")
-    candidate, number = base, 2
-    while candidate in taken or hasattr(nn.ModuleDict, candidate):
-        candidate, number = f"{base}_{number}", number + 1
-    return candidate
+    candidates = numbered(name.replace(".", "_"), "_")
+    return next(name for name in candidates if name not in taken and not hasattr(nn.ModuleDict, name))

@@ -42,6 +42,11 @@ class OperatorCall:
         init=False, repr=False, compare=False
     )
 
+    @property
+    def arguments(self) -> list[Any]:
+        """All of them, named ones last."""
+        return [*self.args, *(value for _, value in self.kwargs)]
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "plan", _plan(self))  # no cached property: torch.compile cannot trace the lock of one
 
@@ -50,12 +55,11 @@ def _plan(call: OperatorCall) -> tuple[Any, ...]:
     """The constants among the arguments, named ones last and None where a slot fills one; the names; the positions of
     lists with slots; the slots; the masks of the result.
     """
-    arguments = [*call.args, *(value for _, value in call.kwargs)]
     return (
-        tuple(map(_constant, arguments)),
+        tuple(map(_constant, call.arguments)),
         tuple(name for name, _ in call.kwargs),
-        tuple(position for position, argument in enumerate(arguments) if _has_slots(argument)),
-        tuple(_fillings(arguments)),
+        tuple(position for position, argument in enumerate(call.arguments) if _has_slots(argument)),
+        tuple(_fillings(call.arguments)),
         call.result_masks,
     )
 

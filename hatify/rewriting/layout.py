@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.fx import Node
 
 from hatify.analysis.effect import RESULT, Argument
 from hatify.analysis.nodes import arguments_of
+from hatify.analysis.plan import PlacedMask
 from hatify.rewriting.calls import OperatorCall, Slot
-
-Masks = tuple[tuple[npt.NDArray[np.int64], dict[Argument, tuple[int, ...]]], ...]
 
 
 class CallLayout:
@@ -27,13 +24,19 @@ class CallLayout:
     attribute_of: the layer's attribute behind each argument that is its own.
     """
 
-    def __init__(self, node: Node, owner: str | None, masks: Masks, aliases: Callable[[Node], frozenset[str]]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        owner: str | None,
+        masks: Sequence[PlacedMask],
+        aliases: Callable[[Node], frozenset[str]],
+    ) -> None:
         self.operands: list[Node] = []
         self.attribute_of: dict[Argument, str] = {}
         self._owner, self._aliases = owner, aliases
         self._masks: dict[Argument, list[tuple[int, tuple[int, ...]]]] = {}
-        for position, (_, slots) in enumerate(masks):
-            for argument, shape in slots.items():
+        for position, mask in enumerate(masks):
+            for argument, shape in mask.operands.items():
                 self._masks.setdefault(argument, []).append((position, shape))
         assert isinstance(node.target, torch._ops.OpOverload)
         args: list[Any] = []

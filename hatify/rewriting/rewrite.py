@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.fx import Graph, Node
 
+from hatify.analysis.groups import Positions
 from hatify.analysis.nodes import is_parameter, locations
-from hatify.analysis.plan import Plan
+from hatify.analysis.plan import PlacedMask, Plan
+from hatify.names import numbered
 from hatify.rewriting.calls import OperatorCall, Slot
 from hatify.rewriting.heads import Head
 from hatify.rewriting.layers import HATLayer, for_each_example, gate, read
-from hatify.rewriting.layout import CallLayout, Masks
+from hatify.rewriting.layout import CallLayout
 from hatify.rewriting.root import layer_at
 from hatify.rewriting.vectors import MASKED_VECTORS, has_vectors
 
@@ -39,12 +40,18 @@ class Rewriter:
     plan: Plan
     root: nn.Module
     names: Mapping[str, frozenset[str]]
-    views: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    views: dict[str, Positions] = field(default_factory=dict)
     heads: list[Head] = field(default_factory=list)
     _read_as: dict[Node, Node] = field(default_factory=dict)
     _masked_by_layers: set[Node] = field(default_factory=set)
+    _per_task: set[str] = field(default_factory=set)  # all names of what each task has its own copy of
+    _task_id: Node = field(init=False)
+    _mask_scale: Node = field(init=False)
+    _masks: Node = field(init=False)
+    _vectors: Node = field(init=False)
 
     def rewrite(self) -> None:
+        self._per_task = {alias for name in self.plan.per_task for alias in self.names.get(name, (name,))}
         self._masked_by_layers = {node for node in self.plan.gates if self._is_used_by_layers_alone(node)}
         self._add_payload()
         self._hand_out_per_task()
@@ -104,19 +111,19 @@ class Rewriter:
         weighted = bool(effect.uses or effect.per_task) and self._owner_of(node) is not None
         return weighted or (gated is not None and gated.placement == "folded")
 
-    def _folded(self, node: Node) -> Masks:
+    def _folded(self, node: Node) -> tuple[PlacedMask, ...]:
         """The masks of a call that its weights carry."""
         gated = self.plan.gates.get(node)
         return gated.masks if gated is not None and gated.placement == "folded" else ()
 
-    def _masks_of_weights(self, node: Node) -> Masks:
+    def _masks_of_weights(self, node: Node) -> tuple[PlacedMask, ...]:
         """The masks of a call's weights themselves, for its layer to multiply."""
         held = [(argument, value) for argument, value in locations(node) if isinstance(value, Node)]
         weights = [(argument, value) for argument, value in held if value in self._masked_by_layers]
         return tuple(
-            (positions.ravel(), {argument: positions.shape})
+            PlacedMask(mask.positions.ravel(), {argument: mask.positions.shape})
             for argument, weight in weights
-            for positions, _ in self.plan.gates[weight].masks
+            for mask in self.plan.gates[weight].masks
         )
 
     def _is_used_by_layers_alone(self, node: Node) -> bool:
@@ -144,14 +151,14 @@ class Rewriter:
     def _layer(self, path: str) -> HATLayer:
         return layer_at(self.root, path)
 
-    def _replace(self, node: Node, masks: Masks) -> None:
+    def _replace(self, node: Node, masks: tuple[PlacedMask, ...]) -> None:
         """Put a HAT layer in the place of a call."""
         owner = self._owner_of(node)
         path = owner or f"{FUNCTIONAL}.{node.name}"
         layer = self._layer(path)
         layout = CallLayout(node, owner, masks, self._aliases)
         position = _register(layer, layout.call)
-        layer.index_by_task([n for n in layout.attribute_of.values() if f"{owner}.{n}" in self._per_task_names()])
+        layer.index_by_task([n for n in layout.attribute_of.values() if f"{owner}.{n}" in self._per_task])
         if node.target is torch.ops.aten.batch_norm.default and layer._buffers.get(COUNTER) is not None:
             layer.counter = COUNTER
             layer.index_by_task([COUNTER])
@@ -160,7 +167,7 @@ class Rewriter:
         kwargs: dict[str, Any] = {}
         with self.graph.inserting_before(node):
             if masks:
-                kwargs["masks"] = tuple(self._mask(positions, path) for positions, _ in masks)
+                kwargs["masks"] = tuple(self._mask(mask.positions, path) for mask in masks)
             if has_vectors(layer, layout.call):
                 kwargs["vectors"] = self._vectors_of(path)
             if layer.task_indexed:
@@ -170,10 +177,7 @@ class Rewriter:
         node.replace_all_uses_with(call)
         self.graph.erase_node(node)
 
-    def _per_task_names(self) -> set[str]:
-        return {alias for name in self.plan.per_task for alias in self.names.get(name, (name,))}
-
-    def _multiply(self, node: Node, masks: Masks) -> None:
+    def _multiply(self, node: Node, masks: tuple[PlacedMask, ...]) -> None:
         """Gates of their own behind a node."""
         for positions, _ in masks:
             users = list(node.users)
@@ -193,14 +197,14 @@ class Rewriter:
     def _vectors_of(self, path: str) -> Node:
         """The edge that carries the masked vectors of one more call of the layer at a path."""
         known = {user.args[1] for user in self._vectors.users}
-        key = next(name for name in _numbered(path) if name not in known)
+        key = next(name for name in numbered(path) if name not in known)
         return self.graph.call_function(operator.getitem, (self._vectors, key))
 
-    def _mask(self, positions: npt.NDArray[np.int64], path: str) -> Node:
+    def _mask(self, positions: Positions, path: str) -> Node:
         """The edge that carries a mask: a group's own, or a view over several groups."""
         return self.graph.call_function(operator.getitem, (self._masks, self._mask_name(positions, path)))
 
-    def _mask_name(self, positions: npt.NDArray[np.int64], path: str) -> str:
+    def _mask_name(self, positions: Positions, path: str) -> str:
         for group in self.plan.groups:
             own = np.arange(group.start, group.start + group.num_features)
             if positions.ndim == 1 and np.array_equal(positions, own):
@@ -209,7 +213,7 @@ class Rewriter:
             if np.array_equal(known, positions):
                 return name
         taken = {*self.views, *(group.name for group in self.plan.groups)}
-        name = next(n for n in _numbered(path) if n not in taken)
+        name = next(name for name in numbered(path or "masks") if name not in taken)
         self.views[name] = positions
         return name
 
@@ -223,7 +227,7 @@ def _register(layer: HATLayer, call: OperatorCall) -> int:
     return len(layer.calls) - 1
 
 
-def _repeats(positions: npt.NDArray[np.int64], node: Node) -> bool:
+def _repeats(positions: Positions, node: Node) -> bool:
     """Whether a mask varies along a dimension that holds one example after the other."""
     sizes = zip(positions.shape, node.meta["val"].shape, strict=True)
     return any(own > 1 and isinstance(size, torch.SymInt) for own, size in sizes)
@@ -250,11 +254,3 @@ def _delay(node: Node) -> None:
 def _is_plumbing(node: Node) -> bool:
     """What may go when nothing uses it: reads, and masks that no gate took."""
     return node.op == "get_attr" or node.target in (operator.getitem, REGISTRY, MASKED_VECTORS)
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name or "masks"
-    number = 2
-    while True:
-        yield f"{name or 'masks'}.{number}"
-        number += 1

@@ -1,4 +1,4 @@
-"""A tree of modules that holds the model's parameters and buffers under their names, and nothing else."""
+"""A tree of modules that holds the model's parameters, buffers and constants under their names, and no code."""
 
 from __future__ import annotations
 
@@ -37,6 +37,34 @@ def copy_tensors(model: nn.Module, constants: dict[str, Any]) -> nn.Module:
             setattr(owner, attribute, value)
     root.training = model.training
     return root
+
+
+def keep_unread(net: nn.Module, root: nn.Module) -> None:
+    """Let a network hold what its graph does not read of the tree, under its name, so that state dicts stay compatible.
+
+    Its modules are in the modes that the tree's are in.
+    """
+    held = dict(net.named_modules(remove_duplicate=False))
+    for path, module in root.named_modules(remove_duplicate=False):
+        if path in held:
+            _keep_tensors(held[path], module)
+            continue
+        owner, _, name = path.rpartition(".")
+        held[owner].add_module(name, module)
+        held.update(module.named_modules(prefix=path, remove_duplicate=False))
+
+
+def _keep_tensors(own: nn.Module, module: nn.Module) -> None:
+    own.training = module.training
+    for name, parameter in module._parameters.items():
+        if name not in own._parameters:
+            own.register_parameter(name, parameter)
+    for name, buffer in module._buffers.items():
+        is_transient = name in module._non_persistent_buffers_set
+        if name not in own._buffers:
+            own.register_buffer(name, buffer, persistent=not is_transient)
+        elif is_transient:
+            own._non_persistent_buffers_set.add(name)
 
 
 def layer_at(root: nn.Module, path: str) -> HATLayer:

@@ -90,8 +90,7 @@ def _name(edge: Node) -> str:
 
 def _masks_of_vectors(layer: HATLayer, call: OperatorCall) -> Iterator[tuple[str, int]]:
     """The attributes of a layer that are vectors and carry one mask in a call, and the position of that mask."""
-    arguments = [*call.args, *(value for _, value in call.kwargs)]
-    slots = [slot for slot in arguments if isinstance(slot, Slot) and slot.attribute is not None]
+    slots = [slot for slot in call.arguments if isinstance(slot, Slot) and slot.attribute is not None]
     for slot in slots:
         parameter = getattr(layer, str(slot.attribute))
         is_vector = isinstance(parameter, nn.Parameter) and parameter.dim() == 1

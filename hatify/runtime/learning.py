@@ -22,7 +22,8 @@ class LearningTask:
     task_id: the task. steps: optimizer steps of the whole task, those before an interruption included; None where
         `progress` is set by hand.
     progress: how far the task is, in [0, 1]; it moves on with each optimizer step.
-    mask_scale: the scheduled mask scale at the present progress. trained_before: the tasks that had been trained then.
+    mask_scale: the scheduled mask scale at the present progress. trained_before: the tasks that had been trained when
+        learning began. default_task: the task of calls that name none, see `HATModule.set_task`.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class LearningTask:
         self.task_id = task_id
         self.steps = steps
         self.trained_before = tuple(registry.trained)
+        self.default_task: int | None = task_id
         self._registry = registry
         self._config = config
         self._tariff = tariff(registry, task_id, mode=config.regularizer, quota=config.quota)

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from hatify.blueprint import Blueprint
 from hatify.capture.decisions import Decision
-from hatify.capture.opaque import TENSOR, LeafCall, TensorMark
+from hatify.capture.leaf_calls import TENSOR, LeafCall, TensorMark
 from hatify.capture.signature import CallSignature
 from hatify.config import HATConfig
 from hatify.errors import FileError

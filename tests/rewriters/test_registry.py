@@ -1,5 +1,7 @@
 """Rules: operators that none knows are sound, and a user's own rule makes them tight."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,14 +42,11 @@ def keeps_features(call: Call) -> Effect:
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """The table of rules as it was before the test."""
+    """The rules as they were before the test."""
     load_rules()
-    tables = registry._RULES, registry._NAMED
-    before = [dict(table) for table in tables]
+    before = registry._REGISTERED.copy()
     yield
-    for table, rules in zip(tables, before, strict=True):
-        table.clear()
-        table.update(rules)  # type: ignore[arg-type]
+    registry._REGISTERED[:] = before
 
 
 def test_an_unknown_operator_is_live_and_reported() -> None:
@@ -76,7 +75,25 @@ def test_a_rule_of_ones_own_makes_it_tight(operator: object, restored: None) -> 
 
 def test_a_rule_for_an_operator_that_may_not_be_there(restored: None) -> None:
     rewriter("no_such_package::operator", "hatify_tests::double")(keeps_features)
-    assert load_rules()[DOUBLE.default] is keeps_features
+    rules = load_rules()
+    assert rules[DOUBLE.default] is keeps_features
+    assert None not in rules
+
+
+@pytest.mark.parametrize("operator", ["'aten::gelu'", "torch.ops.aten.gelu"])
+def test_a_rule_wins_if_it_was_registered_before_the_librarys(operator: str) -> None:
+    code = f"""
+import torch
+from hatify import rewriter
+from rewriters import load_rules
+
+@rewriter({operator})
+def mine(call): ...
+
+assert load_rules()[torch.ops.aten.gelu.default] is mine
+assert load_rules()[torch.ops.aten.relu.default] is not mine
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_rule_of_ones_own_wins_over_the_librarys(restored: None) -> None:

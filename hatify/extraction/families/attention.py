@@ -8,7 +8,7 @@ from torch.fx import Node
 from hatify.analysis.nodes import arguments_of
 from hatify.analysis.sizes import concrete
 from hatify.extraction.channels import Channels, Track
-from hatify.extraction.families.registry import Family, register
+from hatify.extraction.registry import Family, register
 from hatify.extraction.smaller import Smaller
 
 aten = torch.ops.aten

@@ -13,7 +13,7 @@ from hatify.analysis.nodes import arguments_of
 from hatify.analysis.sizes import concrete
 from hatify.capture.calls import given_arguments
 from hatify.extraction.channels import UNLABELLED, Channels, Track, is_float
-from hatify.extraction.families.registry import Family, register
+from hatify.extraction.registry import Family, register
 from hatify.extraction.smaller import Smaller, laid_out
 
 aten = torch.ops.aten

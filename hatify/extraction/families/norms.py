@@ -12,7 +12,7 @@ from torch.fx import Node
 from hatify.analysis.nodes import arguments_of
 from hatify.capture.calls import given_arguments
 from hatify.extraction.channels import Channels, Track
-from hatify.extraction.families.registry import Family, register
+from hatify.extraction.registry import Family, register
 from hatify.extraction.smaller import Smaller
 
 aten = torch.ops.aten

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from hatify.extraction.channels import Channels, Track
-from hatify.extraction.families.registry import Family, register
+from hatify.extraction.registry import Family, register
 from hatify.extraction.smaller import Misplaced, Smaller
 
 aten = torch.ops.aten

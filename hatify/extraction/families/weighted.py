@@ -11,8 +11,8 @@ from torch.fx import Node
 from hatify.analysis.nodes import arguments_of
 from hatify.capture.calls import given_arguments
 from hatify.extraction.channels import Channels, Track, is_float
-from hatify.extraction.families.registry import Family, register
 from hatify.extraction.operators import CONVOLUTIONS, LINEAR, TRANSPOSED
+from hatify.extraction.registry import Family, register
 from hatify.extraction.smaller import Smaller
 
 
