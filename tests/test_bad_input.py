@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,13 @@ def test_number_of_tasks(num_tasks: object) -> None:
 def test_numbers_of_classes(num_classes: object) -> None:
     with pytest.raises(TaskError, match="num_classes"):
         hatify(model(), num_tasks=3, num_classes=num_classes)
+
+
+def test_numpys_integers_are_numbers() -> None:
+    net = hatify(model(), num_tasks=np.int64(2), num_classes=np.array([2, 5]))
+    net.add_tasks(np.int32(1))
+    assert net.num_tasks == 3
+    assert [net(torch.randn(2, 4), task_id=task).shape[1] for task in np.arange(2)] == [2, 5]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +286,7 @@ def test_constants_that_are_part_of_the_graph() -> None:
         net(x, 2.0, torch.ones(4))
 
 
-@pytest.mark.parametrize("name", ["registry", "learn", "graph", "capacity", "operators", "task_id"])
+@pytest.mark.parametrize("name", ["registry", "learn", "graph", "capacity", "operators", "task_id", "meta"])
 def test_names_that_the_converted_network_uses(name: str) -> None:
     original = model()
     original.add_module(name, nn.Linear(2, 2))

@@ -133,6 +133,14 @@ def test_renewing_draws_anew_what_the_first_task_left(trained: Path) -> None:
         assert torch.equal(logits(Path("other.safetensors"), 0), before)
 
 
+def test_examples_to_test_with_that_do_not_fit_are_refused_before_training(network: Path) -> None:
+    before = network.read_bytes()
+    np.savez("wide.npz", inputs=np.zeros((4, 3, 8, 8)), labels=np.zeros(4, int))
+    outcome = run("train", network, "--task", 0, "--data", "first.npz", "--test", "wide.npz", "--epochs", 10_000)
+    assert outcome.exit_code == 2
+    assert network.read_bytes() == before
+
+
 def test_train_on_a_data_set_and_into_another_file(network: Path) -> None:
     before = network.read_bytes()
     outcome = run(

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -209,7 +210,7 @@ def test_a_model_without_a_converted_network_is_refused() -> None:
 # -- Avalanche ---------------------------------------------------------------------------------------------------------
 
 
-def naive_strategy(net: HATModule, *plugins: Any) -> Any:
+def naive_strategy(net: HATModule, *plugins: Any, eval_every: int = -1) -> Any:
     from avalanche.training import Naive
 
     from hatify.frameworks.avalanche import HATPlugin
@@ -220,7 +221,8 @@ def naive_strategy(net: HATModule, *plugins: Any) -> Any:
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=8,
         train_epochs=10,
-        eval_mb_size=8,
+        eval_mb_size=EXAMPLES,
+        eval_every=eval_every,
         plugins=[HATPlugin(), *plugins],
     )
 
@@ -245,6 +247,29 @@ def test_avalanche() -> None:
         assert net.trained_tasks == tuple(range(task_id + 1))
         assert all(torch.equal(logits(net, seen), before) for seen, before in enumerate(remembered))
         remembered.append(logits(net, task_id))
+
+
+def test_avalanche_evaluates_each_task_as_itself_in_the_midst_of_another() -> None:
+    benchmark = avalanche_benchmark()
+    from avalanche.core import SupervisedPlugin
+
+    class Logits(SupervisedPlugin[Any]):
+        def __init__(self) -> None:
+            super().__init__()
+            self.of_the_first: list[Tensor] = []
+
+        def after_eval_forward(self, strategy: Any, **kwargs: Any) -> None:
+            if strategy.experience.task_label == 0:
+                self.of_the_first.append(strategy.mb_output)
+
+    net, seen = network(), Logits()
+    strategy = naive_strategy(net, seen, eval_every=5)
+    strategy.train(benchmark.train_stream[0])
+    seen.of_the_first.clear()
+    strategy.train(benchmark.train_stream[1], eval_streams=[benchmark.test_stream])
+    assert net.trained_tasks == (0, 1)
+    assert len(seen.of_the_first) >= 2
+    assert all(torch.equal(answer, logits(net, 0)) for answer in seen.of_the_first)
 
 
 def test_avalanche_after_an_exception() -> None:
@@ -283,4 +308,6 @@ def test_timm_makes_a_converted_network() -> None:
     assert isinstance(net, HATModule)
     x = torch.randn(2, 3, 160, 160)
     assert [net.eval()(x, task_id=task).shape[1] for task in (0, 1)] == [3, 5]
-    assert timm.create_model("hat_test_vit", num_tasks=2, num_classes=7)(torch.randn(2, 3, 160, 160)).shape == (2, 7)
+    for classes in (7, np.int64(7)):
+        net = timm.create_model("hat_test_vit", num_tasks=2, num_classes=classes)
+        assert net(torch.randn(2, 3, 160, 160)).shape == (2, 7)

@@ -355,6 +355,19 @@ def test_wrong_example_inputs_are_not_taken_for_a_model_that_cannot_be_captured(
         hatify(AroundIt(Chooses()), example_inputs=(torch.randn(2, 5),))
 
 
+def test_example_inputs_in_containers_are_described_by_their_shapes() -> None:
+    class OfAll(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = AroundIt(Chooses())
+
+        def forward(self, tensors: list[Tensor]) -> Tensor:
+            return self.inner(torch.cat(tensors))
+
+    with pytest.raises(InputError, match=r"example inputs \[\(2, 5\), \(2, 5\)\]:"):
+        hatify(OfAll(), example_inputs=([torch.randn(2, 5), torch.randn(2, 5)],))
+
+
 class Skipping(nn.Module):
     """Layer drop by a generator that PyTorch knows nothing of."""
 

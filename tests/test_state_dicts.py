@@ -146,6 +146,21 @@ def test_what_is_saved_in_the_midst_of_a_task_holds_the_earlier_ones_as_they_wer
     assert torch.equal(answer(in_the_midst, 0), remembered)
 
 
+def test_a_copy_has_the_same_state() -> None:
+    class Shifted(nn.Sequential):
+        def __init__(self, *layers: nn.Module) -> None:
+            super().__init__(*layers)
+            self.register_buffer("steps", torch.arange(4.0), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * torch.tensor([1.0, 2.0, 3.0, 4.0]) + self.steps
+
+    net = hatify(Shifted(*model().children()), num_tasks=2, example_inputs=(X,), config=CONFIG)
+    for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert copied.state_dict().keys() == net.state_dict().keys()
+        assert torch.equal(copied(X), net(X))
+
+
 def test_a_plain_models_weights_over_trained_tasks_are_noticed() -> None:
     net = network()
     learn(net, 0)

@@ -221,6 +221,23 @@ def test_a_large_table_of_positions_is_followed_by_its_features() -> None:
     assert free(converted(Located())) == 2 * (1 << 15) * WIDTH / 2
 
 
+def test_a_weight_at_the_end_of_a_long_chain() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Parameter(torch.rand(WIDTH))
+
+        def forward(self, x: Tensor) -> Tensor:
+            gate = self.gate
+            for _ in range(200):
+                gate = torch.tanh(gate * 1.5)
+            return x * gate
+
+    model = nn.Sequential(nn.Linear(4, WIDTH), nn.ReLU(), Gated(), nn.Linear(WIDTH, 2))
+    net = hatify(model, num_tasks=2, example_inputs=(torch.randn(2, 4),))
+    assert not net.blueprint.unfollowed
+
+
 def test_a_parameter_that_a_list_holds_too_is_that_parameter() -> None:
     class Listed(nn.Module):
         def __init__(self) -> None:

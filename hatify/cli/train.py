@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from torch.utils.data import Subset
 
 from hatify.cli.common import (
     AsJSON,
@@ -72,12 +73,13 @@ def train(
     settings = Settings(epochs, batch_size, learning_rate, mask_learning_rate, weight_decay, regularization, seed)
     net = open_network(network, model, argument)
     _move(net, device)
+    accuracy(net, task, Subset(tested, [0]), batch_size)  # so that examples that do not fit are refused now
     if renew:
         net.renew(seed=seed)
     with _progress() as bar, warnings_in_one_line():
         steps = bar.add_task("", total=num_steps(examples, settings), loss=float("nan"))
         train_task(net, task, examples, settings, lambda loss: bar.update(steps, advance=1, loss=loss))
-    save(net, target)  # first: examples to test with may not fit
+    save(net, target)
     note(f"wrote {target}")
     _report(net, task, accuracy(net, task, tested, batch_size), as_json)
 
