@@ -56,7 +56,7 @@ class _Current:
 _CURRENT: Any = _Current()
 
 # What a module holds itself, by the names that PyTorch has for it.
-HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules", "training")
+_HELD = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules", "training")
 
 
 class HATModule(GraphModule):
@@ -513,7 +513,7 @@ class HATModule(GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> HATModule:
         self._restore_locked()
         root = nn.Module()
-        root.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in HELD})
+        root.__dict__.update({name: copy.deepcopy(self.__dict__[name], memo) for name in _HELD})
         copied = HATModule(root, copy.deepcopy(self.graph, memo), self.blueprint)
         copied._task_id = self._task_id
         memo[id(self)] = copied

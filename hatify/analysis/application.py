@@ -36,12 +36,13 @@ def _is_empty(value: object) -> bool:
 
 
 def _without_lost_zeros(effect: Effect) -> Effect:
-    """The effect of a function that loses zeros loses those of padding, too."""
+    """The effect of a function that loses zeros loses those of padding, too, and no mask may make them zero."""
     if effect.keeps_zero:
         return effect
+    gates = tuple(replace(gate, ids=_zeros_as_live(gate.ids)) for gate in effect.gates)
     if isinstance(effect.result, tuple):
-        return replace(effect, result=tuple(_zeros_as_live(support) for support in effect.result))
-    return replace(effect, result=_zeros_as_live(effect.result))
+        return replace(effect, result=tuple(_zeros_as_live(support) for support in effect.result), gates=gates)
+    return replace(effect, result=_zeros_as_live(effect.result), gates=gates)
 
 
 def _zeros_as_live(support: Support) -> Support:

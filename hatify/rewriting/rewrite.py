@@ -179,7 +179,7 @@ class Rewriter:
 
     def _multiply(self, node: Node, masks: tuple[PlacedMask, ...]) -> None:
         """Gates of their own behind a node."""
-        for positions, _ in masks:
+        for positions in (mask.positions for mask in masks):
             users = list(node.users)
             after = node if node.op != "placeholder" else self._masks
             with self.graph.inserting_after(max(after, self._masks)):

@@ -57,6 +57,12 @@ def test_norms_of_images(norm: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("norm", OF_TOKENS.values(), ids=OF_TOKENS)
+def test_what_a_norm_makes_of_padding_is_no_zero(norm: nn.Module) -> None:
+    padding = nn.ConstantPad1d((WIDTH // 2, -(WIDTH // 2)), 0.0)  # half of the features go, zeros come in their place
+    check(Sandwich("tokens", nn.Sequential(padding, norm)), torch.randn(SHAPES["tokens"]), at_least=0.5)
+
+
+@pytest.mark.parametrize("norm", OF_TOKENS.values(), ids=OF_TOKENS)
 def test_norms_of_tokens(norm: nn.Module) -> None:
     net = check_between("tokens", norm, gates=0)
     assert {f"middle.{name}" for name, _ in norm.named_parameters()} <= net.blueprint.task_indexed
