@@ -45,6 +45,21 @@ class Convolution(nn.Module):
         return self.activation(x)
 
 
+class Norm(nn.Module):
+    """A norm of its own, of whatever comes before it."""
+
+    def __init__(self, draw: Draw, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        affine = draw(st.booleans())
+        norms = nn.BatchNorm2d(channels, affine=affine), nn.GroupNorm(2, channels, affine=affine)
+        self.norm = draw(st.sampled_from((*norms, nn.LayerNorm(channels, elementwise_affine=affine))))
+
+    def forward(self, x: Tensor, memory: list[Tensor]) -> Tensor:
+        is_last = isinstance(self.norm, nn.LayerNorm)
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1) if is_last else self.norm(x)
+
+
 class Twice(nn.Module):
     """One module called twice, its weight used a third time in another way."""
 
@@ -68,7 +83,7 @@ class Combination(nn.Module):
     def __init__(self, draw: Draw, channels: int, earlier: list[int]) -> None:
         super().__init__()
         alike = [i for i, c in enumerate(earlier) if c == channels]
-        kinds = ["cat", "cat_zeros"] + ["add", "mul", "gate", "maximum", "difference"] * bool(alike)
+        kinds = ["cat", "cat_zeros", "blank"] + ["add", "mul", "gate", "maximum", "difference"] * bool(alike)
         self.kind = draw(st.sampled_from(kinds))
         self.other = draw(st.sampled_from(alike or range(len(earlier)))) if "cat" not in self.kind else 0
         if self.kind == "cat":
@@ -82,6 +97,8 @@ class Combination(nn.Module):
             return torch.cat([x, other], 1)
         if self.kind == "cat_zeros":
             return F.pad(x, (0, 0, 0, 0, 1, 1))
+        if self.kind == "blank":
+            return torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:]], 1)
         if self.kind == "add":
             return x + other
         if self.kind == "difference":
@@ -203,6 +220,7 @@ class RandomNetwork(nn.Module):
             lambda: RawParameters(draw, channels),
         ]
         if channels % 2 == 0:
+            kinds += [lambda: Norm(draw, channels)]
             kinds += [lambda: Rearrangement(draw, channels), lambda: Attention(draw, channels)]
         return draw(st.sampled_from(kinds))()
 

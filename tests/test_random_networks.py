@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from hatify import hatify
 from hatify.errors import CapacityWarning
-from hatify.verification.trials import draw_masks, perturb, relative_difference, scramble
+from hatify.verification.trials import draw_masks, perturb, relative_difference, scramble, with_all_features
 from tests.random_networks import RandomNetwork, random_networks
 
 
@@ -32,6 +32,8 @@ def test_equal_and_unmoved(model: RandomNetwork) -> None:
         assert relative_difference(copied(x), reference(x)) < 1e-5
 
     net.eval()
+    trial = with_all_features(net)
+    assert relative_difference(trial(x, task_id=trial.num_tasks - 1), net(x)) < 1e-5
     before = {}
     for task in (0, 1):
         with net.learn(task):
