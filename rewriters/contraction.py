@@ -74,6 +74,8 @@ def couple(call: Call, left: Operand, right: Operand) -> tuple[tuple[Node, ...],
     separate, together = ((left.node, right.node), ()), ((), (left.node, right.node))
     labels = list(dict.fromkeys([*left.labels, *right.labels]))
     one, other = left.laid_out(labels), right.laid_out(labels)
+    if any(1 != a != b != 1 for a, b in zip(one.shape, other.shape, strict=True)):
+        return separate  # several heads of queries for one of keys
     if not (_may_adopt(call, left, right) or _may_adopt(call, right, left)) and not (
         call.has_features(left.node) and call.has_features(right.node) and one.shape == other.shape
     ):

@@ -14,6 +14,9 @@ from rewriters.registry import rewriter
 
 aten = torch.ops.aten
 
+# Numbers that a network computes with overflow in higher powers.
+LARGEST_POWER = 3
+
 
 def elementwise(call: Call, *, keeps_zero: bool) -> Effect:
     """A function of one tensor, entry by entry."""
@@ -74,8 +77,6 @@ def elementwise(call: Call, *, keeps_zero: bool) -> Effect:
     aten.contiguous,
     aten.detach,
     aten.alias,
-    aten.to,
-    aten._to_copy,
     aten.lift_fresh_copy,
     aten.tril,
     aten.triu,
@@ -84,10 +85,20 @@ def keeps_zeros(call: Call) -> Effect:
     return elementwise(call, keeps_zero=True)
 
 
-@rewriter(aten.type_as, aten.to.other)
+@rewriter(aten.to, aten._to_copy, aten.type_as)
 def cast(call: Call) -> Effect:
-    """The other operand lends its type only."""
-    return Effect(call.support(call["self"]), flows=(call["self"],), shapes=(call["other"],))
+    """Another operand lends its type only. What is too large for a type becomes infinite."""
+    operand = call["self"]
+    shapes = (call["other"],) if "other" in call else ()
+    fixed = (operand,) if _overflows(operand.meta["val"].dtype, call.node.meta["val"].dtype) else ()
+    return Effect(call.support(operand), flows=(operand,), fixed=fixed, shapes=shapes)
+
+
+def _overflows(old: torch.dtype, new: torch.dtype) -> bool:
+    """Whether numbers of one type may be far too large for another one."""
+    if not (old.is_floating_point and new.is_floating_point):
+        return False
+    return torch.finfo(new).max < torch.finfo(old).max / 2
 
 
 @rewriter(
@@ -200,10 +211,6 @@ def filled(call: Call) -> Effect:
 
 def combined(call: Call, left: Node, right: Node, *, keeps_zero: bool = True) -> Effect:
     """The effect of a result that is zero where both operands are."""
-    # a tensor that holds infinities has no features: without the other operands, the walk stops at a residual stream
-    without_features = [node for node in (left, right) if not call.has_features(node)]
-    if len(without_features) == 1 and holds_infinity(without_features[0]):
-        return call.live(reads=call.operands)  # no gate can follow: 0 * inf is NaN
     return combined_supports(call, (left, right), (call.support(left), call.support(right)), keeps_zero=keeps_zero)
 
 
@@ -211,6 +218,8 @@ def combined_supports(
     call: Call, operands: tuple[Node, Node], supports: tuple[Support, Support], *, keeps_zero: bool = True
 ) -> Effect:
     """The same for operands whose entries meet in other places than their own."""
+    if meets_infinity(call, *operands):
+        return call.live(reads=call.operands)
     combination = call.variables.combine(*supports)
     carried = [node for node, carries in zip(operands, combination.carries, strict=True) if carries]
     return Effect(
@@ -218,6 +227,13 @@ def combined_supports(
         flows=tuple(dict.fromkeys(carried)),
         keeps_zero=keeps_zero and combination.exact,
     )
+
+
+def meets_infinity(call: Call, left: Node, right: Node) -> bool:
+    """Whether features meet infinities, behind which no gate can follow: 0 * inf is NaN."""
+    # a tensor that holds infinities has no features: without the other operands, the walk stops at a residual stream
+    without_features = [node for node in (left, right) if not call.has_features(node)]
+    return len(without_features) == 1 and holds_infinity(without_features[0])
 
 
 @rewriter(aten.mul, aten.multiply, aten.logical_and, aten.bitwise_and, aten.__and__)

@@ -1,4 +1,4 @@
-"""Infinities that forward puts in place of what is not to count: no gate can follow them, as `0 * inf` is NaN."""
+"""Infinities, or NaN, that forward puts in place of what is not to count: no gate can follow, as `0 * inf` is NaN."""
 
 from __future__ import annotations
 
@@ -22,17 +22,29 @@ LEAVES_INFINITIES = {
     aten.contiguous.default,
     aten.detach.default,
     aten.detach_.default,
+    aten.div.Tensor,
     aten.expand.default,
     aten.expand_as.default,
+    aten.flatten.using_ints,
+    aten.flip.default,
+    aten.gather.default,
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_select.default,
     aten.lift_fresh_copy.default,
     aten.masked_fill.Scalar,
     aten.masked_fill.Tensor,
+    aten.mul.Tensor,
     aten.neg.default,
     aten.permute.default,
     aten.repeat.default,
+    aten.repeat_interleave.self_int,
     aten.reshape.default,
+    aten.roll.default,
     aten.select.int,
+    aten.select_scatter.default,
     aten.slice.Tensor,
+    aten.slice_scatter.default,
     aten.squeeze.dim,
     aten.stack.default,
     aten.sub.Tensor,
@@ -40,6 +52,7 @@ LEAVES_INFINITIES = {
     aten.transpose.int,
     aten.tril.default,
     aten.triu.default,
+    aten.unflatten.int,
     aten.unsqueeze.default,
     aten.view.default,
     aten.where.self,
@@ -49,13 +62,13 @@ LOGARITHMS = {aten.log.default, aten.log2.default, aten.log10.default}
 
 
 def is_infinite(value: object) -> bool:
-    """Whether an argument is an infinite number, or a tensor that is made of one, or holds some."""
+    """Whether an argument is infinite or NaN, or a tensor that is made of such a number, or holds some."""
     if isinstance(value, Node):
         if value.meta.get("infinite"):
             return True
         if value.target in FILLED:
             value = arguments_of(value).get("fill_value", arguments_of(value).get("s"))
-    return isinstance(value, float) and math.isinf(value)
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def holds_infinity(node: Node) -> bool:

@@ -21,7 +21,18 @@ WEIGHT, BIAS, SELF = Argument("weight"), Argument("bias"), Argument("self")
 @rewriter(aten.linear.default)
 def linear(call: Call) -> Effect:
     bias = BIAS if call["bias"] is not None else None
+    if len(call.shape(call["weight"])) == 1:
+        return _weighted_sum(call, call["input"], bias)
     return project(call, call["input"], WEIGHT, transposed=False, bias=bias)
+
+
+def _weighted_sum(call: Call, operand: Node, bias: Argument | None) -> Effect:
+    """A weight (in,), whose one output has no dimension."""
+    support = call.support(operand)
+    uses = [Use(WEIGHT, (Factor(support, "input", operand, rows=support.ndim - 1),), outputs=None)]
+    if bias is not None:
+        uses.append(Use(bias, outputs=None))
+    return call.live(reads=(operand,), uses=tuple(uses))
 
 
 @rewriter(aten.addmm.default)

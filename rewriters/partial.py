@@ -17,7 +17,7 @@ from hatify.analysis.effect import Argument, Effect, Use
 from hatify.analysis.nodes import arguments_of, is_parameter
 from hatify.analysis.support import varies
 from hatify.capture.calls import is_tensor
-from rewriters.elementwise import combined, elementwise, to_rank
+from rewriters.elementwise import LARGEST_POWER, combined, elementwise, to_rank
 from rewriters.registry import rewriter
 
 aten = torch.ops.aten
@@ -70,7 +70,8 @@ def power(call: Call) -> Effect:
     if isinstance(exponent, float) and not exponent.is_integer() and _is_parameter(call["self"]):
         return _parameter_as_it_is(call)
     if isinstance(exponent, int | float) and (exponent == 0 or exponent >= 1):
-        fixed = () if float(exponent).is_integer() else (call["self"],)  # of a negative number it is NaN
+        is_tame = float(exponent).is_integer() and exponent <= LARGEST_POWER  # otherwise NaN, or it overflows
+        fixed = () if is_tame else (call["self"],)
         return replace(elementwise(call, keeps_zero=exponent != 0), fixed=fixed)
     return replace(elementwise(call, keeps_zero=False), fixed=_keep_from_zero(call, call["self"]))
 
@@ -130,6 +131,20 @@ def loses_zeros_of_few(call: Call) -> Effect:
 @rewriter(aten.angle, aten.atan2, aten.arctan2, aten.copysign, aten.signbit, aten.view.dtype)
 def tells_signs_of_zeros(call: Call) -> Effect:
     """A mask leaves a zero the sign of what it was, so that no mask may come before these."""
+    return _before_any_mask(call)
+
+
+@rewriter(
+    *(aten.linalg_inv, aten.linalg_inv_ex, aten.inverse, aten.linalg_pinv, aten.linalg_solve, aten.linalg_cholesky),
+    *(aten.linalg_slogdet, aten.slogdet, aten.logdet, aten.linalg_eigh, aten.linalg_svd),
+)
+def of_regular_matrices(call: Call) -> Effect:
+    """Of matrices with rows of zeros they have no value, or no slope."""
+    return _before_any_mask(call)
+
+
+def _before_any_mask(call: Call) -> Effect:
+    """Take the features of all operands out of all masks."""
     for operand in call.operands:
         call.variables.release(call.support(operand))
     return call.live(reads=call.operands)
@@ -155,13 +170,12 @@ def _parameter_as_it_is(call: Call) -> Effect:
 def _keep_from_zero(call: Call, operand: Node) -> tuple[Node, ...]:
     """Take the features of an operand that must not be zero out of all masks, unless a small number is added to them.
 
-    So, too, those that are summed into it part by part: a mask may leave nothing of a part.
+    So, too, those that are summed into it part by part: a mask may leave nothing of a part. A parameter adopts none.
     Returns the operand if its features stay in masks: what others make of dead ones must not reach the function.
     """
-    if not call.has_features(operand):
-        endangered = list(_joined_in_parts(call, operand))
-    else:
-        endangered = [] if _has_floor(operand, call.node) else [operand]
+    endangered = [] if call.has_features(operand) else list(_joined_in_parts(call, operand))
+    if (call.has_features(operand) or call.is_weight(operand)) and not _has_floor(operand, call.node):
+        endangered.append(operand)
     for node in endangered:
         call.variables.release(call.support(node))
     return (operand,)
@@ -170,13 +184,16 @@ def _keep_from_zero(call: Call, operand: Node) -> tuple[Node, ...]:
 def _joined_in_parts(call: Call, node: Node) -> Iterator[Node]:
     """The tensors with features of which each entry of another one joins a part: a norm, or a product, of each head.
 
+    Or those that are a part of what a layer writes.
+
     Not behind a floor, nor behind a layer, which has a bias.
     """
     seen, open_nodes = {node}, [node]
     while open_nodes:
         joined = open_nodes.pop()
         if call.has_features(joined):
-            if sum(varies(call.support(joined), d) for d in range(call.support(joined).ndim)) > 1:
+            support = call.support(joined)
+            if sum(varies(support, d) for d in range(support.ndim)) > 1 or call.variables.is_part(support):
                 yield joined
         elif not (_is_floor(joined) or joined.target in POSITIVE or any(map(call.is_weight, joined.all_input_nodes))):
             source = _passed_on(joined)  # alone: `expand_as` takes another's shape only

@@ -62,7 +62,7 @@ def shuffle_pixels(call: Call) -> Effect:
     """The pixels that one channel is made of share its mask."""
     operand = call["self"]
     support, factor = call.support(operand), int(call["upscale_factor"])
-    if varies(support, -3):
+    if varies(support, -3) and not (varies(support, -2) or varies(support, -1)):
         pixels = support.reshape(*support.shape[:-3], -1, factor**2, *support.shape[-2:])
         channels = uniform(call, pixels, [-3])
         if not varies(channels, -3):

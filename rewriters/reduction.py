@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
 from hatify.analysis.nodes import is_selection
 from hatify.analysis.support import Support, live, varies
-from rewriters.elementwise import combined
+from rewriters.elementwise import LARGEST_POWER, combined
 from rewriters.registry import rewriter
 from rewriters.uniform import uniform
 
@@ -21,18 +23,29 @@ aten = torch.ops.aten
 
 @rewriter(
     aten.median,
-    aten.prod,
     aten.var,
     aten.std,
     aten.var_mean,
     aten.std_mean,
     aten.aminmax,
-    aten.norm,
-    aten.linalg_vector_norm,
-    aten.linalg_norm,
 )
 def keeps_zeros(call: Call) -> Effect:
     return reduced(call, keeps_zero=True)
+
+
+@rewriter(aten.prod)
+def product(call: Call) -> Effect:
+    """Of many entries it overflows: no zero behind it stops infinity."""
+    return replace(reduced(call, keeps_zero=True), fixed=(call["self"],))
+
+
+@rewriter(aten.norm, aten.linalg_vector_norm, aten.linalg_norm)
+def norm(call: Call) -> Effect:
+    """High powers overflow."""
+    effect = reduced(call, keeps_zero=True)
+    order = call["p"] if "p" in call else call["ord"]
+    overflows = isinstance(order, int | float) and LARGEST_POWER < abs(order) < math.inf
+    return replace(effect, fixed=(call["self"],)) if overflows else effect
 
 
 @rewriter(aten.amax, aten.amin, aten.max, aten.min)
@@ -76,7 +89,13 @@ def _reduced(call: Call, support: Support, *, keeps_zero: bool) -> Effect:
     return passed(call, call["self"], result, keeps_zero=keeps_zero)
 
 
-@rewriter(aten.cumsum, aten.cumprod, aten.cummax, aten.cummin, aten.sort, aten.topk)
+@rewriter(aten.cumprod)
+def product_along_one_dimension(call: Call) -> Effect:
+    """As `prod`."""
+    return replace(_line_by_line(call, keeps_zero=True), fixed=(call["self"],))
+
+
+@rewriter(aten.cumsum, aten.cummax, aten.cummin, aten.sort, aten.topk)
 def along_one_dimension(call: Call) -> Effect:
     """Each line along a dimension becomes another, and a line of zeros stays one."""
     return _line_by_line(call, keeps_zero=True)

@@ -12,7 +12,7 @@ from hatify.analysis.call import Call
 from hatify.analysis.effect import Effect
 from hatify.analysis.support import Support, compress, expand, varies
 from hatify.capture.calls import is_tensor
-from rewriters.elementwise import combined_supports, filled
+from rewriters.elementwise import combined_supports, filled, meets_infinity
 from rewriters.indexing import indexed_dimensions, is_mask, kept_around
 from rewriters.registry import rewriter
 
@@ -92,7 +92,7 @@ def written_at_a_place(call: Call) -> Effect:
     if not varies(one, dimension) and not varies(other, dimension):
         return combined_supports(call, (target, source), (one, other))
     place = _place(call)
-    if place is None:
+    if place is None or meets_infinity(call, target, source):
         return call.live(reads=(target, source))
     full = np.array(_at_full_size(call, one, other, dimension))
     where = (slice(None),) * dimension + (place,)

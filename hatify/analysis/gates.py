@@ -22,13 +22,15 @@ from hatify.analysis.sizes import entries_per_example
 from hatify.analysis.supports import Inference
 
 Placement = Literal["folded", "multiplied"]
+Origins = Mapping[Node, tuple[Node, ...]]  # see `_find_origins`
 
 USUAL_BATCH = 64
 
 
 def place_gates(graph: Graph, inference: Inference) -> dict[Node, Placement]:
     """The nodes whose result must be gated, and how, in graph order."""
-    possible = _possible(graph, inference)
+    origins = _find_origins(graph, inference)
+    possible = _possible(graph, inference, origins)
     demanded = {n for n in graph.output_node().all_input_nodes if inference.has_features(n)}
     placed: dict[Node, Placement] = {}
     for node in reversed(graph.nodes):
@@ -37,7 +39,7 @@ def place_gates(graph: Graph, inference: Inference) -> dict[Node, Placement]:
             if placement:
                 placed[node] = placement
             demanded.update(n for n in upstream if inference.has_features(n))
-        demanded.update(_demands_of(node, inference, possible))
+        demanded.update(_demands_of(node, inference, origins, possible))
     return {node: placed[node] for node in graph.nodes if node in placed}
 
 
@@ -70,32 +72,41 @@ def _usual_entries(result: Tensor) -> int:
     return USUAL_BATCH * entries if dynamic else entries
 
 
-def _demands_of(node: Node, inference: Inference, possible: set[Node]) -> Iterable[Node]:
+def _demands_of(node: Node, inference: Inference, origins: Origins, possible: set[Node]) -> Iterable[Node]:
     """What a call reads whatever becomes of its own result."""
     effect = inference.effects.get(node)
     if effect is None:
         return ()
     pairs = [n for n in effect.pairs if inference.has_features(n)]
-    return [*_must_be_zero(effect, inference), *sorted(pairs, key=lambda n: n not in possible)[:1]]
+    return [*_must_be_zero(effect, inference, origins), *sorted(pairs, key=lambda n: n not in possible)[:1]]
 
 
-def _must_be_zero(effect: Effect, inference: Inference) -> list[Node]:
+def _must_be_zero(effect: Effect, inference: Inference, origins: Origins) -> list[Node]:
     """What must be zero for a call, whatever becomes of its own result."""
-    operands = [*effect.reads, *(_origin(node, inference) for node in effect.fixed)]
+    operands = [*effect.reads, *(origin for node in effect.fixed for origin in origins[node])]
     return [node for node in operands if inference.has_features(node)]
 
 
-def _origin(node: Node, inference: Inference) -> Node:
-    """Where zeros fix the dead entries of a tensor: before the functions of one tensor that have made it.
+def _find_origins(graph: Graph, inference: Inference) -> Origins:
+    """Where zeros fix the dead entries of each tensor: before the functions that have made it and may lose zeros.
 
-    A function of the domain of the next one may lose zeros (`log(x + 1)`): a gate behind it would undo that.
+    A function of the domain of the next one may (`log(x + 1)`): a gate behind it would undo that. Of a sum, or of a
+    product, zeros are lost where those of an operand, or of all, are.
     """
-    while (effect := inference.effects.get(node)) and not (effect.gates or effect.factors):
-        flows = [n for n in effect.flows if inference.has_features(n)]
-        if len(flows) != 1:
-            break
-        (node,) = flows
-    return node
+    origins: dict[Node, tuple[Node, ...]] = {}
+    lost: set[Node] = set()
+    for node in graph.nodes:
+        origins[node] = (node,)
+        effect = inference.effects.get(node)
+        if effect is None or effect.gates:
+            continue
+        flows, factors = ([n for n in nodes if inference.has_features(n)] for nodes in (effect.flows, effect.factors))
+        is_lost = all(n in lost for n in factors) if factors else not effect.keeps_zero or any(n in lost for n in flows)
+        if is_lost:
+            lost.add(node)
+        if is_lost or (len(flows) == 1 and not factors):
+            origins[node] = tuple(dict.fromkeys(each for source in factors or flows for each in origins[source]))
+    return origins
 
 
 def _meet(node: Node, inference: Inference, possible: set[Node]) -> tuple[Placement | None, tuple[Node, ...]]:
@@ -129,12 +140,12 @@ def _is_vector(node: Node, inference: Inference) -> bool:
     return bool(node.meta["val"].numel() == features.size)
 
 
-def _possible(graph: Graph, inference: Inference) -> set[Node]:
+def _possible(graph: Graph, inference: Inference, origins: Origins) -> set[Node]:
     """The nodes that can be made zero under a mask with no multiplication of an activation.
 
     What is read anyway is gated anyway, so it costs nothing to rely on it.
     """
-    possible = {n for effect in inference.effects.values() for n in _must_be_zero(effect, inference)}
+    possible = {n for effect in inference.effects.values() for n in _must_be_zero(effect, inference, origins)}
     for node in graph.nodes:
         effect = inference.effects.get(node)
         if effect is None:

@@ -101,6 +101,12 @@ class Variables:
     def has_features(self, support: Support) -> bool:
         return bool(self.is_real(support).any())
 
+    def is_part(self, support: Support) -> bool:
+        """Whether a node writes features of which the support has some, but not all."""
+        own = np.unique(self.find(support))
+        written = (np.unique(self.find(np.arange(space.start, space.start + space.size))) for space in self.spaces)
+        return any(0 < np.isin(features, own).sum() < len(features) for features in written)
+
     def combine(self, left: Support, right: Support) -> Combination:
         """Combine two supports elementwise: couple features, let floating entries adopt.
 

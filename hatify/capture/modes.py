@@ -30,7 +30,7 @@ from hatify.capture.pairing import (
 aten = torch.ops.aten
 
 # Norms move their running statistics in train mode, which the schemas of these operators do not say.
-NORMS: dict[Any, int] = {aten.batch_norm.default: 5, aten.instance_norm.default: 5}
+NORMS: dict[Any, int] = {aten.batch_norm.default: 5, aten.instance_norm.default: 5, aten.native_batch_norm.default: 5}
 
 # `x * noise` in train mode where eval mode has `x` is `x * 1` there.
 NEUTRAL: dict[Any, float] = {aten.mul.Tensor: 1.0, aten.div.Tensor: 1.0, aten.add.Tensor: 0.0, aten.sub.Tensor: 0.0}
@@ -115,7 +115,8 @@ class _Choice:
 
     def between(self, ours: Any, theirs: Any) -> Any:
         """`ours` in train mode, else `theirs`."""
-        if ours is theirs or (type(ours) is type(theirs) and not isinstance(ours, Node) and ours == theirs):
+        is_number = type(ours) is type(theirs) and not isinstance(ours, Node)
+        if ours is theirs or (is_number and repr(ours) == repr(theirs)):  # NaN is not equal to itself
             return ours
         if ours is True and theirs is False:
             return self.flag

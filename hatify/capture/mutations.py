@@ -32,6 +32,10 @@ RESHAPING: dict[Any, OpOverload] = {
 }
 
 
+# Moves the statistics that it is given, which its schema does not say; norms with a rule keep theirs once a task.
+NORM = aten.native_batch_norm.default
+
+
 def mutates(node: Node) -> bool:
     """Whether a call writes into its first operand."""
     target = node.target
@@ -40,7 +44,8 @@ def mutates(node: Node) -> bool:
 
 def written(graph: Graph) -> set[Node]:
     """The tensors that the graph writes to, into views of them too."""
-    return {base_of(node) for node in graph.nodes if mutates(node)}
+    statistics = {node.args[i] for node in graph.nodes if node.target is NORM and node.args[5] for i in (3, 4)}
+    return {base_of(node) for node in graph.nodes if mutates(node)} | {n for n in statistics if isinstance(n, Node)}
 
 
 def return_outputs(graph: Graph) -> None:

@@ -42,7 +42,7 @@ class Divergence:
             if self._seen.get(name) != state:
                 self._seen[name] = state
                 self._diverged[name] = False
-                if not parameter.is_meta:
+                if not parameter.is_meta and (parameter.is_floating_point() or parameter.is_complex()):
                     finite[name] = torch.linalg.vector_norm(parameter).isfinite()
         # Asked only now: an answer waits until the device has done all that it was given.
         self._diverged.update((name, not bool(answer)) for name, answer in finite.items())

@@ -125,13 +125,13 @@ def _learners(net: HATModule) -> Sequence[int]:
 
 
 def _train(net: HATModule, task: int, call: Arguments) -> None:
-    args, kwargs = call
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.5)
     net.train()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CapacityWarning)
         with net.learn(task, steps=STEPS) as learning:
             for _ in range(STEPS):
+                args, kwargs = copy.deepcopy(call)
                 outputs = [output for output in _tensors(net(*args, **kwargs)) if output.requires_grad]
                 loss = sum((output.abs().square().mean() for output in outputs), learning.regularization())
                 optimizer.zero_grad()
@@ -152,8 +152,8 @@ def _moved(net: HATModule, call: Arguments, task: int, disturb: Callable[[HATMod
 
 @torch.no_grad()
 def _outputs(network: nn.Module, call: Arguments, task: int | None = None) -> list[Tensor]:
-    """In eval mode, with the same random numbers each time, from a copy: forward may have state."""
-    args, kwargs = call
+    """In eval mode, with the same random numbers each time, from a copy: forward may have state, or write to inputs."""
+    args, kwargs = copy.deepcopy(call)
     chosen = {"task_id": task} if isinstance(network, HATModule) else {}
     with seeded(0):
         return _tensors(copy.deepcopy(network).eval()(*args, **chosen, **kwargs))

@@ -35,10 +35,12 @@ def draw_masks(net: HATModule, task_id: int, density: float = 0.5) -> None:
 
 @torch.no_grad()
 def scramble(net: HATModule, task_id: int, scale: float = 10.0) -> None:
-    """Overwrite with N(0, scale) every parameter entry that training `task_id` may move."""
+    """Overwrite with N(0, scale) every parameter entry that training `task_id` may move; whole numbers cannot train."""
     parameters = dict(net.named_parameters())
     for name, lock in net.lock_masks(task_id).items():
         parameter = parameters[name]
+        if not (parameter.is_floating_point() or parameter.is_complex()):
+            continue
         noise = torch.randn_like(parameter) * scale
         parameter.copy_(torch.where(lock, parameter, noise))
 

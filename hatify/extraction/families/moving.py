@@ -39,6 +39,8 @@ PIECES = (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 def follow(channels: Channels, node: Node) -> Any:
     if node.target in ALIKE and node.args[0] not in channels.tracks:
         return channels.stays(node)  # only the shape has channels
+    if node.target is aten.roll.default and not arguments_of(node)["dims"]:
+        return channels.stays(node)  # over the ends of all dimensions
     like = _adopted(channels, node)
     labels = channels.run(node, lambda n: _full(channels, n, like)[0])
     axes = channels.run(node, lambda n: _full(channels, n, like)[1])

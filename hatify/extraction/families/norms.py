@@ -142,7 +142,8 @@ def _normal(smaller: Smaller, x: Node, left: int, count: int, eps: float) -> Nod
 def _affine(smaller: Smaller, node: Node, normal: Node, weight: Node | None, bias: Node | None) -> Node:
     call = smaller.graph.call_function
     if weight is None:
-        return call(aten.type_as.default, (normal, smaller.copy(node.args[0])))
+        plain = call(aten.type_as.default, (normal, smaller.copy(node.args[0])))
+        return plain if bias is None else call(aten.add.Tensor, (plain, bias))
     normal = call(aten.type_as.default, (normal, weight))
     return (
         call(aten.mul.Tensor, (normal, weight)) if bias is None else call(aten.addcmul.default, (bias, normal, weight))

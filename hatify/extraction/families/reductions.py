@@ -43,9 +43,8 @@ def shrink(smaller: Smaller, node: Node) -> Node:
         return smaller.copied(node)
     named = given_arguments(node)
     sizes: list[int] = [node.args[0].meta["val"].shape[d] for d in _dimensions(node)]  # type: ignore[union-attr]
-    total = smaller.graph.call_function(
-        aten.sum.dim_IntList, (smaller.copy(node.args[0]), named["dim"], named.get("keepdim", False))
-    )
+    operands = smaller.copy(node.args[0]), named["dim"], named.get("keepdim", False)
+    total = smaller.graph.call_function(aten.sum.dim_IntList, operands, {"dtype": named.get("dtype")})
     return smaller.graph.call_function(aten.div.Tensor, (total, math.prod(sizes)))
 
 
