@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatify import hatify
@@ -140,6 +141,36 @@ FAMILIES["a shape that another tensor lends"] = (
         head=nn.Linear(32, 3),
     ),
     SEQUENCE,
+    BOTH_SIDES + 0.1,
+)
+
+
+def around(function: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> nn.Module:
+    return Function(
+        lambda m, x: m.head(m.read(function(m, m.write(x))).relu()),
+        write=nn.Linear(6, 32),
+        read=nn.Linear(32, 32),
+        head=nn.Linear(32, 3),
+        **layers,
+    )
+
+
+FAMILIES["a roll over the ends of lines"] = (lambda: around(lambda m, x: x.roll(32)), SEQUENCE, 1.0)
+FAMILIES["layer norm with a bias alone"] = (
+    lambda: around(lambda m, x: x * F.layer_norm(x, (32,), None, m.shift.weight[0]), shift=nn.Embedding(1, 32)),
+    VECTOR,
+    BOTH_SIDES + 0.1,
+)
+FAMILIES["group norm with a bias alone"] = (
+    lambda: around(lambda m, x: x * F.group_norm(x, 4, None, m.shift.weight[0]), shift=nn.Embedding(1, 32)),
+    VECTOR,
+    BOTH_SIDES + 0.2,
+)
+FAMILIES["a mean in other numbers"] = (
+    lambda: around(
+        lambda m, x: x * m.scale(x.mean(-1, keepdim=True, dtype=torch.float64)).float(), scale=nn.Linear(1, 1).double()
+    ),
+    VECTOR,
     BOTH_SIDES + 0.1,
 )
 

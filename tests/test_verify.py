@@ -64,6 +64,26 @@ def test_strangers_are_verified(name: str) -> None:
     assert [check.name for check in report if not check.ok] in ([], ["tightness"]), str(report)
 
 
+def test_a_model_that_writes_into_its_input_and_holds_whole_numbers() -> None:
+    class Quantized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.codes = nn.Parameter(torch.randint(-9, 9, (16, 16), dtype=torch.int8), requires_grad=False)
+            self.write, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.write(x.mul_(2)) @ self.codes.float()))
+
+    net = hatify(Quantized(), num_tasks=2, example_inputs=(torch.randn(2, 6),))
+    x = torch.randn(3, 6)
+    before = x.clone()
+    assert verify(net, example_inputs=(x,)).ok
+    assert torch.equal(x, before)
+    with net.learn(0):
+        pass
+    assert net.eval()(x, task_id=0).isfinite().all()
+
+
 def test_an_update_that_goes_round_the_optimizer_is_named(net: HATModule, tmp_path: Path) -> None:
     save(net, tmp_path / "net.safetensors")
     for moved in (net, load(tmp_path / "net.safetensors")):

@@ -13,6 +13,24 @@ SQUARE = WIDTH * WIDTH
 PROJECTIONS: dict[str, Any] = {"one_sided": 4 * WIDTH, "two_sided": 4 * SQUARE}
 
 
+class LearnedQueries(nn.Module):
+    """Several heads of queries for each of keys, the queries a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 4, 3, 4))
+        self.key, self.value, self.out = nn.Linear(WIDTH, 8), nn.Linear(WIDTH, 8), nn.Linear(16, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        key, value = (layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (self.key, self.value))
+        query = self.query.expand(x.shape[0], -1, -1, -1)
+        return self.out(F.scaled_dot_product_attention(query, key, value, enable_gqa=True).transpose(1, 2).flatten(2))
+
+
+def test_learned_queries_for_shared_keys() -> None:
+    check_between("tokens", LearnedQueries(), one_sided=3 * WIDTH + 48, two_sided=32 * WIDTH, slack=0.05)
+
+
 class Attention(nn.Module):
     """Self-attention with 4 heads, in one of several ways to write it."""
 

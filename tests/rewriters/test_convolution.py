@@ -156,6 +156,19 @@ def test_shuffled_pixels_share_a_mask() -> None:
     assert net.registry.groups["middle.conv"].num_features == WIDTH
 
 
+def test_shuffled_pixels_with_features_of_their_own() -> None:
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.read, self.head = nn.Linear(3, 8 * 9), nn.Linear(72, WIDTH), nn.Linear(WIDTH, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            pixels = nn.functional.pixel_shuffle(self.write(x).view(-1, 8, 3, 3), 2)
+            return self.head(torch.relu(self.read(pixels.flatten(1))))
+
+    check(Decoder(), torch.randn(2, 3), at_least=ideal(one_sided=4 * 72, two_sided=72 * WIDTH) - 0.01)
+
+
 class Deformable(nn.Module):
     def __init__(self, modulated: bool) -> None:
         super().__init__()

@@ -260,8 +260,17 @@ def test_a_scale_that_is_one_number() -> None:
         lambda x: F.pad(x, (0, 0, 1, 0), value=-torch.inf).amax(1),
         lambda x: x.scatter(1, x.argmin(1, keepdim=True), -torch.inf).amax(1),
         lambda x: x.index_fill(1, torch.tensor([0]), -torch.inf).amax(1),
+        lambda x: x.index_put((x.mean(-1) > 0,), torch.tensor(-torch.inf)).amax(1).clamp(min=-5),
+        lambda x: torch.select_scatter(x, torch.full_like(x[:, 0], -torch.inf), 1, 0).amax(1),
+        lambda x: torch.full_like(x, -torch.inf).index_copy(1, torch.tensor([0, 1, 2, 3, 3]), x).amax(1),
+        lambda x: (x + 2 * torch.tensor([0.0, 0.0, -torch.inf, 0.0, 0.0])[:, None]).amax(1),
+        lambda x: (x + torch.tensor([0.0, -torch.inf])[torch.tensor([0, 1, 0, 0, 1])][:, None]).amax(1),
+        lambda x: torch.nan_to_num(x.masked_fill(x > 0.5, torch.nan)).amax(1),
     ],
-    ids=["masked_fill", "where, a number", "where, a tensor", "pad", "scatter", "index_fill"],
+    ids=[
+        *("masked_fill", "where, a number", "where, a tensor", "pad", "scatter", "index_fill", "index_put"),
+        *("select_scatter", "index_copy", "a sum with a multiple", "a sum with some by index", "NaN"),
+    ],
 )
 def test_no_gate_follows_an_infinite_value(function: Function) -> None:
     """A mask times infinity is NaN: what reads the result takes it as live."""

@@ -32,6 +32,18 @@ def test_linear_layers(kind: str, bias: bool) -> None:
     check_between(kind, layers, one_sided=24 if bias else 0, two_sided=2 * 8 * WIDTH, gates=0)
 
 
+def test_a_weight_with_one_output_and_no_dimension_for_it() -> None:
+    class Scored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(WIDTH))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * nn.functional.linear(x, self.weight)[..., None]
+
+    check_between("tokens", Scored(), one_sided=WIDTH, gates=0)
+
+
 def test_several_batch_dimensions() -> None:
     model = nn.Sequential(nn.Linear(3, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 2))
     check(model, torch.randn(2, 4, 5, 3), at_least=ideal(one_sided=5 * WIDTH, two_sided=SQUARE), gates=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hatify import hatify
+from hatify import hatify, verify
 from tests.rewriters.promises import SHAPES, WIDTH, Sandwich, check, check_between
 
 CHANNELWISE = {
@@ -54,6 +54,23 @@ def test_norms_of_images(norm: nn.Module) -> None:
     over_positions = isinstance(norm, nn.LayerNorm) and len(norm.normalized_shape) == 2
     net = check_between("images", norm, gates=1 if over_positions else 0)
     assert {f"middle.{name}" for name, _ in norm.named_parameters()} <= net.blueprint.task_indexed
+
+
+def test_statistics_that_an_operator_moves_without_a_word() -> None:
+    class Native(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            norm = self.norm
+            assert norm.running_mean is not None and norm.running_var is not None
+            held = norm.weight, norm.bias, norm.running_mean, norm.running_var
+            return torch.native_batch_norm(x, *held, self.training, 0.1, 1e-5)[0]
+
+    net = hatify(Sandwich("vectors", Native()), num_tasks=2, example_inputs=(torch.randn(2, 3),))
+    assert verify(net).ok
+    assert {"middle.norm.running_mean", "middle.norm.running_var"} <= set(net.state_dict())
 
 
 @pytest.mark.parametrize("norm", OF_TOKENS.values(), ids=OF_TOKENS)

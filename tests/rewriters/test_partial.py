@@ -37,6 +37,8 @@ SINGULAR_IN_PARTS: dict[str, Function] = {
     "product of what a gate follows": lambda x: (heads(x).sigmoid().prod(-1).log())[..., None] + heads(x),
     "softmax by hand": lambda x: heads(x).exp() / heads(x).exp().sum(-1, keepdim=True),
     "hypotenuse": lambda x: heads(torch.hypot(x, x.tanh()) + x),
+    "pieces": lambda x: torch.cat([p / p.norm(dim=-1, keepdim=True) for p in x.chunk(WIDTH // 2, -1)], -1),
+    "a matrix": lambda x: torch.linalg.inv(x.unflatten(1, (4, 4)) / 4 + 2 * torch.eye(4)) * x[:, :1, None],
 }
 
 # Functions that a zero, or its sign, is too much for; what they are given is not zero in the model itself.
@@ -44,6 +46,8 @@ NOT_OF_ZERO: dict[str, tuple[Function, Sequence[str]]] = {
     "acosh": (lambda x: torch.acosh(1.5 + x.square()), ["aten.acosh.default"]),
     "quantile": (lambda x: torch.special.ndtri(torch.sigmoid(x)), ["aten.special_ndtri.default"]),
     "digamma": (lambda x: torch.digamma(1 + x.square()), ["aten.digamma.default"]),
+    "of a sum": (lambda x: torch.lgamma(x.square() + 0.2 + x.tanh().square()), ["aten.lgamma.default"]),
+    "of a product": (lambda x: torch.digamma((1 + x.square()) * (1 + x.tanh().square())), ["aten.digamma.default"]),
     "angle": (lambda x: torch.complex(x, x.tanh() + 1).angle(), []),
     "arc tangent of two": (lambda x: torch.atan2(x + 0.5, x - 1), []),
     "sign": (lambda x: torch.copysign(torch.ones(()), x.sigmoid() - 0.5), []),
@@ -81,6 +85,31 @@ DEFINED_FOR_FEW: dict[str, tuple[Function, int]] = {
     "bessel function": (lambda x: torch.i0(x / 2), 1),
     "power of two": (lambda x: 2 ** (x / 2), 1),
 }
+
+
+OVERFLOWING: dict[str, Function] = {
+    "product": lambda x: x.prod(1),
+    "running product": lambda x: x.cumprod(1).mean(1),
+    "power": lambda x: x.pow(30).mean(1),
+    "norm of high order": lambda x: x.norm(p=40, dim=1),
+    "cast": lambda x: (1000 * x).half().float().mean(1),
+}
+
+
+@pytest.mark.parametrize("function", OVERFLOWING.values(), ids=OVERFLOWING)
+def test_no_zero_stops_infinity(function: Function) -> None:
+    """A branch that overflows where another task has made it large, and is multiplied with zero then."""
+
+    class TwoBranches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(3, WIDTH), nn.Linear(3, WIDTH)
+            self.read, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.read(self.one(x).mean(1) * function(self.other(x)))))
+
+    check(TwoBranches(), torch.randn(2, 40, 3) / 2, at_least=0.5)
 
 
 @pytest.mark.parametrize("function", SINGULAR_AT_ZERO.values(), ids=SINGULAR_AT_ZERO)
@@ -138,6 +167,8 @@ NOT_OF_EVERY_PARAMETER: dict[str, Function] = {
     "logit": torch.logit,
     "square root": torch.sqrt,
     "inverse square root": torch.rsqrt,
+    "reciprocal": lambda w: 1 / w,
+    "negative power": lambda w: w**-2,
     "broken power": lambda w: w**1.5,
     "power by a tensor": lambda w: w ** torch.linspace(0.5, 1.5, WIDTH),
     "arc cosine": torch.acos,
@@ -147,7 +178,7 @@ NOT_OF_EVERY_PARAMETER: dict[str, Function] = {
 
 
 @pytest.mark.parametrize("function", NOT_OF_EVERY_PARAMETER.values(), ids=NOT_OF_EVERY_PARAMETER)
-def test_a_parameter_that_must_not_become_negative_is_locked_whole(function: Function) -> None:
+def test_a_parameter_that_must_not_become_negative_or_zero_is_locked_whole(function: Function) -> None:
     net = check(Scaled(function), torch.randn(2, 3), at_least=0.4)  # of the rest, half
     assert net.blueprint.unfollowed == {"scale"}
 
