@@ -49,7 +49,9 @@ def find_locks(
             continue
         is_computed_with = all(user in inference.weights for user in node.users)
         masks = (*own_masks(found), *(masks_for(found, features) if is_computed_with else ()))
-        locks[node.meta["name"]] = LockRule(tuple((*need.factors, *masks) for need in found))
+        is_gated = node in coverage.certain  # its dead entries are multiplied by zero, whatever becomes of that
+        gated = (features.positions(inference.supports[node]),) if is_gated else ()
+        locks[node.meta["name"]] = LockRule(tuple((*need.factors, *masks, *gated) for need in found))
         if masks:
             gates[node] = masks
     return locks, gates
