@@ -155,7 +155,16 @@ def around(function: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> nn
     )
 
 
-FAMILIES["a roll over the ends of lines"] = (lambda: around(lambda m, x: x.roll(32)), SEQUENCE, 1.0)
+FAMILIES["a roll over the ends of lines"] = (  # two lines of 40, and as many numbers as five lines of what is left
+    lambda: Function(
+        lambda m, x: m.head(m.read(m.write(x).roll(80)).relu()),
+        write=nn.Linear(6, 40),
+        read=nn.Linear(40, 32),
+        head=nn.Linear(32, 3),
+    ),
+    SEQUENCE,
+    1.0,
+)
 FAMILIES["layer norm with a bias alone"] = (
     lambda: around(lambda m, x: x * F.layer_norm(x, (32,), None, m.shift.weight[0]), shift=nn.Embedding(1, 32)),
     VECTOR,
