@@ -14,7 +14,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_aggregate, map_arg
 
 from hatify.capture.calls import is_tensor
-from hatify.capture.mutations import follow_mutations, mutates
+from hatify.capture.mutations import NORMS, follow_mutations, mutates
 from hatify.capture.pairing import (
     DROPOUTS,
     Pair,
@@ -28,9 +28,6 @@ from hatify.capture.pairing import (
 )
 
 aten = torch.ops.aten
-
-# Norms move their running statistics in train mode, which the schemas of these operators do not say.
-NORMS: dict[Any, int] = {aten.batch_norm.default: 5, aten.instance_norm.default: 5, aten.native_batch_norm.default: 5}
 
 # `x * noise` in train mode where eval mode has `x` is `x * 1` there.
 NEUTRAL: dict[Any, float] = {aten.mul.Tensor: 1.0, aten.div.Tensor: 1.0, aten.add.Tensor: 0.0, aten.sub.Tensor: 0.0}
@@ -115,8 +112,8 @@ class _Choice:
 
     def between(self, ours: Any, theirs: Any) -> Any:
         """`ours` in train mode, else `theirs`."""
-        is_number = type(ours) is type(theirs) and not isinstance(ours, Node)
-        if ours is theirs or (is_number and repr(ours) == repr(theirs)):  # NaN is not equal to itself
+        are_constants = type(ours) is type(theirs) and not isinstance(ours, Node)
+        if ours is theirs or (are_constants and repr(ours) == repr(theirs)):  # NaN is not equal to itself
             return ours
         if ours is True and theirs is False:
             return self.flag

@@ -31,9 +31,8 @@ RESHAPING: dict[Any, OpOverload] = {
     aten.swapdims_.default: aten.swapdims.default,
 }
 
-
-# Moves the statistics that it is given, which its schema does not say; norms with a rule keep theirs once a task.
-NORM = aten.native_batch_norm.default
+# Norms move their running statistics where a flag at this position says so, which their schemas do not.
+NORMS: dict[Any, int] = {aten.batch_norm.default: 5, aten.instance_norm.default: 5, aten.native_batch_norm.default: 5}
 
 
 def mutates(node: Node) -> bool:
@@ -44,8 +43,9 @@ def mutates(node: Node) -> bool:
 
 def written(graph: Graph) -> set[Node]:
     """The tensors that the graph writes to, into views of them too."""
-    statistics = {node.args[i] for node in graph.nodes if node.target is NORM and node.args[5] for i in (3, 4)}
-    return {base_of(node) for node in graph.nodes if mutates(node)} | {n for n in statistics if isinstance(n, Node)}
+    moving = [node for node in graph.nodes if node.target in NORMS and node.args[NORMS[node.target]]]
+    statistics = {value for node in moving for value in node.args[3:5] if isinstance(value, Node)}
+    return {base_of(node) for node in graph.nodes if mutates(node)} | statistics
 
 
 def return_outputs(graph: Graph) -> None:
@@ -145,7 +145,7 @@ def _new_value(graph: Graph, write: Node) -> Node:
         value = call(graph, aten.full_like.default, operand, others[0], like=write)
     elif (functional := _functional(write.target)) is not None:
         value = call(graph, functional, *write.args, like=write, **write.kwargs)
-    else:  # random numbers, say: operand into a copy
+    else:  # random numbers, say: written into a copy
         copied = call(graph, aten.clone.default, operand, like=write)
         value = call(graph, write.target, copied, *others, like=write, **write.kwargs)
     return _as_stored(graph, value, operand, write)
